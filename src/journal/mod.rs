@@ -1,0 +1,171 @@
+//! The durable log of events, and the contract that every backend keeps.
+//!
+//! - `append` answers only when its records survive a power cut.
+//! - Sequences only grow and are never reused; a trim drops records, it renumbers nothing.
+//! - A key is appended once: a second append of it names the first one's place instead, also
+//!   within one batch, after a restart, and when the record itself was trimmed.
+//! - What stands in one batch (records, keys, state) is there as a whole or not at all.
+//!
+//! Backends see records as bytes: they know no gRPC type, and never classify. One task appends
+//! at a time (the engine's writer); any number may read meanwhile.
+
+pub mod embedded;
+pub mod fault;
+pub mod memory;
+
+#[cfg(test)]
+mod contract;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::domain::cursor::{JournalId, Seq};
+
+/// What an event deduplicates on: a digest of its org and uuid.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DedupeKey(pub [u8; 16]);
+
+impl fmt::Debug for DedupeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// What tells two different events of one key apart. The journal keeps it and never reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 17]);
+
+/// A record that is to be appended.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: DedupeKey,
+    pub fingerprint: Fingerprint,
+    pub record: Bytes,
+}
+
+/// A change of the small durable table beside the records (subscriptions, poll cursors).
+#[derive(Clone, Debug)]
+pub struct StateChange {
+    pub key: Vec<u8>,
+    /// `None` removes the key.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What is appended as one: entries in their order, and changes of state with them.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    pub entries: Vec<Entry>,
+    pub state: Vec<StateChange>,
+}
+
+/// What became of one entry of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It stands at this place now.
+    New(Seq),
+    /// The key was there already; nothing was written for it.
+    Known { seq: Seq, fingerprint: Fingerprint },
+}
+
+/// A record and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub seq: Seq,
+    pub bytes: Bytes,
+}
+
+/// The range of what can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first place that was not trimmed; `head.next()` where nothing is left.
+    pub earliest: Seq,
+    /// The last place that was given; `Seq::ZERO` in a new journal.
+    pub head: Seq,
+}
+
+/// How much one read gives at the most. At least one record is given if there is one.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    pub records_max: usize,
+    pub bytes_max: usize,
+}
+
+/// Which way a read goes from its starting place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Too little room is left; nothing was written. Try again when there is room.
+    #[error("{free_bytes} bytes are free, {reserve_bytes} are kept in reserve")]
+    StorageFull { free_bytes: u64, reserve_bytes: u64 },
+    /// A write or flush failed: the batch may be durable or not, and the journal takes no more.
+    /// Stop the process; opening the journal again tells what is there.
+    #[error("the journal can't write any more")]
+    Fault(#[source] anyhow::Error),
+}
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The place was trimmed. Go on from `earliest`.
+    #[error("what stood at sequence {asked} was removed by retention, the earliest is {earliest}")]
+    Trimmed { asked: Seq, earliest: Seq },
+    /// Stored bytes fail their checksum or a record that must be there is not. Call the operator.
+    #[error("the stored record at sequence {seq} is damaged")]
+    Corrupt {
+        seq: Seq,
+        #[source]
+        cause: Option<anyhow::Error>,
+    },
+    /// The disk or the backend failed; trying again may help.
+    #[error("the journal can't be read")]
+    Fault(#[source] anyhow::Error),
+}
+
+/// A durable log of records with an index of keys and a small table of state.
+#[async_trait]
+pub trait Journal: fmt::Debug + Send + Sync + 'static {
+    /// Which journal this is; fixed while it is open.
+    fn id(&self) -> JournalId;
+
+    /// What can be read now. Never names what is not durable.
+    fn bounds(&self) -> Bounds;
+
+    /// Appends what is new of a batch, in order, and its state; answers when all of it is on disk.
+    ///
+    /// The answer has one item for each entry. A batch whose entries are all known still writes
+    /// its state.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: a dropped call may or may not have appended. Only the writer calls it.
+    async fn append(&self, batch: Batch) -> Result<Vec<Appended>, AppendError>;
+
+    /// Reads from `from` on (that place included) in one direction, up to a limit.
+    ///
+    /// Oldest first, a place before `earliest` is `Trimmed` and one after the head gives nothing.
+    /// Newest first, a place after the head reads from the head; what was trimmed ends the read.
+    async fn read(
+        &self,
+        from: Seq,
+        direction: Direction,
+        limit: ReadLimit,
+    ) -> Result<Vec<Record>, ReadError>;
+
+    /// Where a key stands, if it is known (its record may have been trimmed).
+    async fn find(&self, key: DedupeKey) -> Result<Option<(Seq, Fingerprint)>, ReadError>;
+
+    /// The state's keys with a prefix and their values, in the order of the keys.
+    async fn state(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError>;
+
+    /// Removes records before `before`, as far as whole units of storage allow; never a later one.
+    ///
+    /// Keys stay known. Gives the earliest place that can be read now.
+    async fn trim(&self, before: Seq) -> Result<Seq, AppendError>;
+}

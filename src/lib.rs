@@ -1,0 +1,5 @@
+//! Provident takes in what Okta reports about provisioning, says what each failure means, keeps
+//! it durably and streams it over gRPC.
+
+pub mod domain;
+pub mod journal;
