@@ -84,10 +84,7 @@ impl ProvisioningEvent {
     }
 }
 
-/// The Okta Workflows card "Group Push Failed", without what the event itself holds already.
-///
-/// Its actor, message, type, version, uuid and debug data are those of the event it was made
-/// from; its three objects are targets of that event, picked by type.
+/// What the event hook's delivery said of an event; empty by other intakes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
     /// `eventId` of the hook's envelope: one for each delivery request.
@@ -98,4 +95,22 @@ pub struct Delivery {
     pub source: String,
     /// Kept HTTP headers of the delivery, each `key: value`.
     pub headers: Vec<String>,
+}
+
+/// The Okta Workflows card "Group Push Failed", field for field as somebody sends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupPushCard {
+    pub date_time: String,
+    pub message: String,
+    pub event_type: String,
+    pub version: String,
+    pub actor: Option<Entity>,
+    pub okta_application: Option<Entity>,
+    pub group: Option<Entity>,
+    pub group_push_mapping: Option<Entity>,
+    pub uuid: String,
+    /// The LogEvent as JSON; may be empty.
+    pub event_details: String,
+    pub debug_data: BTreeMap<String, String>,
+    pub delivery: Delivery,
 }

@@ -1,0 +1,27 @@
+//! The contract's generated types, and how what we know becomes their bytes.
+//!
+//! The stored form of an event is its wire form: [`record`] lays it out, so that streams send
+//! what is stored. [`convert`] is the one place where domain values and messages meet, and it
+//! names each field it can't take. Nothing here does I/O.
+
+pub mod convert;
+pub mod json;
+pub mod record;
+
+/// Messages and clients of package `provident.v1`, generated from `proto/`.
+pub mod v1 {
+    #![expect(
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        missing_debug_implementations,
+        reason = "generated"
+    )]
+    tonic::include_proto!("provident.v1");
+}
+
+/// The compiled contract, as reflection serves it (a serialized `FileDescriptorSet`).
+pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// The contract's files: path below `proto/`, and content.
+pub const PROTO_FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/proto_files.rs"));
