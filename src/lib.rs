@@ -2,4 +2,5 @@
 //! it durably and streams it over gRPC.
 
 pub mod domain;
-pub mod journal;
+pub mod okta;
+pub mod wire;

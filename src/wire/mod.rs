@@ -14,7 +14,6 @@ pub mod v1 {
         clippy::pedantic,
         clippy::allow_attributes,
         clippy::allow_attributes_without_reason,
-        missing_debug_implementations,
         reason = "generated"
     )]
     tonic::include_proto!("provident.v1");
