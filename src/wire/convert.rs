@@ -8,7 +8,8 @@ use crate::domain::classification::{
     Category, Cause, Classification, Disposition, ObjectRef, Priority, Responder, Verdict,
 };
 use crate::domain::event::{
-    Delivery, Entity, GroupPushCard, Outcome, ProvisioningEvent, Published, Timestamp, Transaction,
+    Delivery, Entity, GroupPushCard, Intake, Outcome, ProvisioningEvent, Published, RawOrigin,
+    Reception, Timestamp, Transaction,
 };
 use crate::domain::filter::{EventTypePattern, Filter, Marks};
 use crate::wire::v1;
@@ -53,25 +54,24 @@ pub fn read_timestamp(field: &str, time: prost_types::Timestamp) -> Result<Times
     }
 }
 
-/// Where and when an event came in.
-#[derive(Clone, Copy, Debug)]
-pub struct Reception<'a> {
-    pub org: &'a str,
-    pub intake: v1::Intake,
-    pub time: Timestamp,
-}
-
 /// The typed form of an event. `reception` is none for what is classified and not kept.
-pub fn event(event: ProvisioningEvent, reception: Option<Reception<'_>>) -> v1::ProvisioningEvent {
+pub fn event(event: ProvisioningEvent, reception: Option<&Reception>) -> v1::ProvisioningEvent {
     let (published_time, published_text) = match event.published {
         Published::Missing => (None, String::new()),
         Published::At(time) => (Some(timestamp(time)), String::new()),
         Published::Text(text) => (None, text),
     };
+    let intake = reception.map_or(v1::Intake::Unspecified, |reception| {
+        match reception.intake {
+            Intake::Grpc => v1::Intake::Grpc,
+            Intake::EventHook => v1::Intake::EventHook,
+            Intake::SystemLog => v1::Intake::SystemLog,
+        }
+    });
     v1::ProvisioningEvent {
         uuid: event.uuid,
         org: reception
-            .map(|reception| reception.org.to_owned())
+            .map(|reception| reception.org.clone())
             .unwrap_or_default(),
         published_time,
         published_text,
@@ -94,9 +94,7 @@ pub fn event(event: ProvisioningEvent, reception: Option<Reception<'_>>) -> v1::
             ip_address: event.client_ip,
         }),
         debug_data: event.debug_data,
-        intake: reception
-            .map_or(v1::Intake::Unspecified, |reception| reception.intake)
-            .into(),
+        intake: intake.into(),
         received_time: reception.map(|reception| timestamp(reception.time)),
     }
 }
@@ -197,6 +195,14 @@ pub fn marks(classification: &Classification) -> Marks {
         responder: classification.responder,
         priority: classification.priority,
         security_relevant: classification.security_relevant,
+    }
+}
+
+pub fn raw_origin(origin: RawOrigin) -> v1::RawJsonOrigin {
+    match origin {
+        RawOrigin::Received => v1::RawJsonOrigin::Received,
+        RawOrigin::BuiltFromEvent => v1::RawJsonOrigin::BuiltFromEvent,
+        RawOrigin::BuiltFromCard => v1::RawJsonOrigin::BuiltFromGroupPushFailed,
     }
 }
 
