@@ -30,7 +30,10 @@ pub enum Input {
     },
     Card(Box<GroupPushCard>),
     /// What was sent can't be an event: a field is missing or out of range.
-    Unusable { field: String, problem: String },
+    Unusable {
+        field: String,
+        problem: String,
+    },
 }
 
 /// Which events are kept.

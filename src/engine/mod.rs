@@ -1,4 +1,4 @@
-//! The calls that a transport can make: ingest, classify, subscribe, list, get.
+//! The calls that a transport can make: ingest, subscribe, list, get.
 //!
 //! The engine joins what is pure (reading and classifying) with the journal: one writer appends,
 //! any number of readers follow. It keeps the promises of order, durability and bounds, and knows
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::clock::Clock;
-use self::intake::{Classified, Input, Kept, Preparation, Rejection, Taken};
+use self::intake::{Input, Kept, Preparation, Rejection, Taken};
 use self::query::{Page, PageOptions, QueryRange};
 use self::subscription::{AtHead, EventStream, OnGap, StreamOptions};
 use self::tail::Tail;
@@ -179,7 +179,7 @@ impl Engine {
     /// appended.
     pub async fn new(
         journal: Arc<dyn Journal>,
-        preparation: Preparation,
+        preparation: Arc<Preparation>,
         clock: Clock,
         limits: EngineLimits,
     ) -> Result<(Self, Writer), ReadError> {
@@ -196,7 +196,7 @@ impl Engine {
             journal,
             tail,
             writer: handle,
-            preparation: Arc::new(preparation),
+            preparation,
             clock,
             limits,
             streams: Arc::new(Semaphore::new(limits.streams_max)),
@@ -324,11 +324,6 @@ impl Engine {
             tracing::error!(%error, "reading a call's events panicked");
             AppendError::ShuttingDown.into()
         })
-    }
-
-    /// Says what one event means; keeps nothing.
-    pub fn classify(&self, input: Input) -> Result<Classified, Rejection> {
-        self.0.preparation.classify(input)
     }
 
     /// Opens a stream.

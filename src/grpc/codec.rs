@@ -10,7 +10,7 @@ use bytes::BufMut;
 use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, EncodeBuf, Encoder};
+use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
 use crate::domain::cursor::JournalId;
@@ -39,7 +39,10 @@ pub enum Answer {
     /// A `SubscribeResponse` with a batch.
     Batch(StoredEvents),
     /// A `ListEventsResponse`.
-    Page { events: StoredEvents, next_page_token: String },
+    Page {
+        events: StoredEvents,
+        next_page_token: String,
+    },
     /// A `GetEventResponse`; of the events there is one.
     Event(StoredEvents),
 }
@@ -53,7 +56,10 @@ impl Answer {
                 encode_varint(stored.fields_len() as u64, out);
                 stored.put_fields(out);
             }
-            Self::Page { events, next_page_token } => {
+            Self::Page {
+                events,
+                next_page_token,
+            } => {
                 events.put_fields(out);
                 if !next_page_token.is_empty() {
                     out.put_u8(TAG_NEXT_PAGE_TOKEN);
@@ -132,9 +138,9 @@ mod tests {
 
     use super::*;
     use crate::domain::classification::Verdict;
+    use crate::domain::classify::Classifier;
     use crate::domain::cursor::Seq;
     use crate::domain::event::{Delivery, Intake, ProvisioningEvent, RawOrigin, Reception};
-    use crate::domain::classify::Classifier;
     use crate::wire::record::{AppendTime, Content, Draft};
 
     fn stored(raw: RawPart) -> StoredEvents {
@@ -144,8 +150,11 @@ mod tests {
                 event_type: "application.provision.user.push".into(),
                 ..ProvisioningEvent::default()
             };
-            let reception =
-                Reception { org: "o".into(), intake: Intake::Grpc, time: Default::default() };
+            let reception = Reception {
+                org: "o".into(),
+                intake: Intake::Grpc,
+                time: Default::default(),
+            };
             let draft = Draft::new(Content {
                 classification: Classifier::embedded().classify(&event),
                 event,
@@ -158,8 +167,15 @@ mod tests {
             let record: Bytes = draft.seal(AppendTime(7));
             StoredEvent::parse(Seq::new(seq), &record).unwrap()
         };
-        let journal = JournalId { id: [1; 8], epoch: 1 };
-        StoredEvents { journal, raw, events: (1..=3).map(event).collect() }
+        let journal = JournalId {
+            id: [1; 8],
+            epoch: 1,
+        };
+        StoredEvents {
+            journal,
+            raw,
+            events: (1..=3).map(event).collect(),
+        }
     }
 
     fn sent(answer: &Answer) -> Vec<u8> {
@@ -183,11 +199,16 @@ mod tests {
             let verdict = batch.events[0].classification.as_ref().unwrap().verdict;
             assert_ne!(verdict, i32::from(Verdict::Unrelated.number()));
 
-            let page =
-                Answer::Page { events: stored(raw), next_page_token: "next".to_owned() };
+            let page = Answer::Page {
+                events: stored(raw),
+                next_page_token: "next".to_owned(),
+            };
             let bytes = sent(&page);
             let message = v1::ListEventsResponse::decode(bytes.as_slice()).unwrap();
-            assert_eq!((message.events.len(), message.next_page_token.as_str()), (3, "next"));
+            assert_eq!(
+                (message.events.len(), message.next_page_token.as_str()),
+                (3, "next")
+            );
             assert_eq!(message.encode_to_vec(), bytes);
         }
     }

@@ -42,7 +42,12 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), metadata: HashMap::new(), field: None }
+        Self {
+            reason,
+            message: message.into(),
+            metadata: HashMap::new(),
+            field: None,
+        }
     }
 
     /// A field of the request that can't be taken.
@@ -265,51 +270,96 @@ mod tests {
     use super::*;
     use crate::domain::cursor::Seq;
 
-    const JOURNAL: JournalId = JournalId { id: [1; 8], epoch: 1 };
+    const JOURNAL: JournalId = JournalId {
+        id: [1; 8],
+        epoch: 1,
+    };
 
     fn check(refusal: Refusal, code: Code, reason: &str) -> ErrorDetails {
         let status = Status::from(refusal);
         assert_eq!(status.code(), code);
         let details = status.get_error_details();
         let info = details.error_info().expect("every status has ErrorInfo");
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, DOMAIN));
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            (reason, DOMAIN)
+        );
         details
     }
 
     #[test]
     fn what_passes_by_itself_says_how_long_to_wait() {
         let status = Status::from(Refusal::from(AppendError::Overloaded));
-        assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "250");
-        let details = check(AppendError::Overloaded.into(), Code::Unavailable, "OVERLOADED");
+        assert_eq!(
+            status.metadata().get("grpc-retry-pushback-ms").unwrap(),
+            "250"
+        );
+        let details = check(
+            AppendError::Overloaded.into(),
+            Code::Unavailable,
+            "OVERLOADED",
+        );
         assert!(details.retry_info().is_some());
-        let full = AppendError::StorageFull { free_bytes: 1, reserve_bytes: 2 };
+        let full = AppendError::StorageFull {
+            free_bytes: 1,
+            reserve_bytes: 2,
+        };
         let details = check(full.into(), Code::ResourceExhausted, "STORAGE_FULL");
         assert!(details.retry_info().is_some());
     }
 
     #[test]
     fn an_expired_cursor_names_the_earliest() {
-        let error = ReadError::Trimmed { asked: Seq::new(3), earliest: Seq::new(9) };
-        let details = check(unreadable(JOURNAL, error), Code::OutOfRange, "CURSOR_EXPIRED");
+        let error = ReadError::Trimmed {
+            asked: Seq::new(3),
+            earliest: Seq::new(9),
+        };
+        let details = check(
+            unreadable(JOURNAL, error),
+            Code::OutOfRange,
+            "CURSOR_EXPIRED",
+        );
         let cursor = &details.error_info().unwrap().metadata["earliest_cursor"];
         assert_eq!(Cursor::parse(cursor).unwrap().seq, Seq::new(8));
     }
 
     #[test]
     fn storage_errors_keep_their_meaning() {
-        check(AppendError::OutcomeUnknown.into(), Code::Unavailable, "STORAGE_FAULT");
-        check(AppendError::ShuttingDown.into(), Code::Unavailable, "SHUTTING_DOWN");
-        let damaged = ReadError::Corrupt { seq: Seq::new(5), cause: None };
-        let details = check(unreadable(JOURNAL, damaged), Code::DataLoss, "RECORD_CORRUPT");
+        check(
+            AppendError::OutcomeUnknown.into(),
+            Code::Unavailable,
+            "STORAGE_FAULT",
+        );
+        check(
+            AppendError::ShuttingDown.into(),
+            Code::Unavailable,
+            "SHUTTING_DOWN",
+        );
+        let damaged = ReadError::Corrupt {
+            seq: Seq::new(5),
+            cause: None,
+        };
+        let details = check(
+            unreadable(JOURNAL, damaged),
+            Code::DataLoss,
+            "RECORD_CORRUPT",
+        );
         assert_eq!(details.error_info().unwrap().metadata["sequence"], "5");
         let fault = ReadError::Fault(anyhow::anyhow!("EIO"));
-        check(unreadable(JOURNAL, fault), Code::Unavailable, "JOURNAL_UNAVAILABLE");
+        check(
+            unreadable(JOURNAL, fault),
+            Code::Unavailable,
+            "JOURNAL_UNAVAILABLE",
+        );
     }
 
     #[test]
     fn bad_fields_are_named() {
         let error = FieldError::new("filter.causes[1]", "unknown");
         let details = check(bad_filter(error), Code::InvalidArgument, "FILTER_INVALID");
-        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "filter.causes[1]");
+        assert_eq!(
+            details.bad_request().unwrap().field_violations[0].field,
+            "filter.causes[1]"
+        );
     }
 }
