@@ -84,6 +84,34 @@ impl ProvisioningEvent {
     }
 }
 
+/// The way in that an event took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Intake {
+    Grpc,
+    EventHook,
+    SystemLog,
+}
+
+/// Where and when an event came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reception {
+    /// The org's Okta host in lower case.
+    pub org: String,
+    pub intake: Intake,
+    pub time: Timestamp,
+}
+
+/// Where the raw JSON that is kept with an event comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawOrigin {
+    /// Exactly as received.
+    Received,
+    /// Built by us from a typed event.
+    BuiltFromEvent,
+    /// Built by us from the fields of a Group Push Failed card.
+    BuiltFromCard,
+}
+
 /// What the event hook's delivery said of an event; empty by other intakes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {

@@ -92,6 +92,12 @@ pub struct ReadLimit {
     pub bytes_max: usize,
 }
 
+/// Whether one more record of `next_bytes` fits beside what a read has taken already.
+fn may_take(limit: ReadLimit, taken: usize, taken_bytes: usize, next_bytes: usize) -> bool {
+    taken == 0
+        || (taken < limit.records_max && taken_bytes.saturating_add(next_bytes) <= limit.bytes_max)
+}
+
 /// Which way a read goes from its starting place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -168,4 +174,40 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     ///
     /// Keys stay known. Gives the earliest place that can be read now.
     async fn trim(&self, before: Seq) -> Result<Seq, AppendError>;
+}
+
+#[async_trait]
+impl<J: Journal> Journal for std::sync::Arc<J> {
+    fn id(&self) -> JournalId {
+        J::id(self)
+    }
+
+    fn bounds(&self) -> Bounds {
+        J::bounds(self)
+    }
+
+    async fn append(&self, batch: Batch) -> Result<Vec<Appended>, AppendError> {
+        J::append(self, batch).await
+    }
+
+    async fn read(
+        &self,
+        from: Seq,
+        direction: Direction,
+        limit: ReadLimit,
+    ) -> Result<Vec<Record>, ReadError> {
+        J::read(self, from, direction, limit).await
+    }
+
+    async fn find(&self, key: DedupeKey) -> Result<Option<(Seq, Fingerprint)>, ReadError> {
+        J::find(self, key).await
+    }
+
+    async fn state(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+        J::state(self, prefix).await
+    }
+
+    async fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
+        J::trim(self, before).await
+    }
 }

@@ -4,11 +4,15 @@
 //! Enum values have the same numbers on both sides, so axes convert by number. Moving text is
 //! free here: values are taken apart, never copied, where the caller is done with them.
 
+use std::time::Duration;
+
+use crate::domain::catalogue::{Application, Catalogue, EventType};
 use crate::domain::classification::{
     Category, Cause, Classification, Disposition, ObjectRef, Priority, Responder, Verdict,
 };
 use crate::domain::event::{
-    Delivery, Entity, GroupPushCard, Outcome, ProvisioningEvent, Published, Timestamp, Transaction,
+    Delivery, Entity, GroupPushCard, Intake, Outcome, ProvisioningEvent, Published, RawOrigin,
+    Reception, Timestamp, Transaction,
 };
 use crate::domain::filter::{EventTypePattern, Filter, Marks};
 use crate::wire::v1;
@@ -38,6 +42,13 @@ pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
+pub fn duration(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).expect("nanoseconds of a second fit"),
+    }
+}
+
 /// Takes a timestamp of years 1 to 9999, which is what the message type allows.
 pub fn read_timestamp(field: &str, time: prost_types::Timestamp) -> Result<Timestamp, FieldError> {
     let in_range = (-62_135_596_800..=253_402_300_799).contains(&time.seconds);
@@ -53,25 +64,24 @@ pub fn read_timestamp(field: &str, time: prost_types::Timestamp) -> Result<Times
     }
 }
 
-/// Where and when an event came in.
-#[derive(Clone, Copy, Debug)]
-pub struct Reception<'a> {
-    pub org: &'a str,
-    pub intake: v1::Intake,
-    pub time: Timestamp,
-}
-
 /// The typed form of an event. `reception` is none for what is classified and not kept.
-pub fn event(event: ProvisioningEvent, reception: Option<Reception<'_>>) -> v1::ProvisioningEvent {
+pub fn event(event: ProvisioningEvent, reception: Option<&Reception>) -> v1::ProvisioningEvent {
     let (published_time, published_text) = match event.published {
         Published::Missing => (None, String::new()),
         Published::At(time) => (Some(timestamp(time)), String::new()),
         Published::Text(text) => (None, text),
     };
+    let intake = reception.map_or(v1::Intake::Unspecified, |reception| {
+        match reception.intake {
+            Intake::Grpc => v1::Intake::Grpc,
+            Intake::EventHook => v1::Intake::EventHook,
+            Intake::SystemLog => v1::Intake::SystemLog,
+        }
+    });
     v1::ProvisioningEvent {
         uuid: event.uuid,
         org: reception
-            .map(|reception| reception.org.to_owned())
+            .map(|reception| reception.org.clone())
             .unwrap_or_default(),
         published_time,
         published_text,
@@ -94,9 +104,7 @@ pub fn event(event: ProvisioningEvent, reception: Option<Reception<'_>>) -> v1::
             ip_address: event.client_ip,
         }),
         debug_data: event.debug_data,
-        intake: reception
-            .map_or(v1::Intake::Unspecified, |reception| reception.intake)
-            .into(),
+        intake: intake.into(),
         received_time: reception.map(|reception| timestamp(reception.time)),
     }
 }
@@ -187,6 +195,50 @@ fn object_ref(object: ObjectRef) -> v1::ObjectRef {
     }
 }
 
+/// What the catalogue knows of an event type.
+pub fn event_type(catalogue: &Catalogue, known: &EventType) -> v1::EventTypeDescription {
+    v1::EventTypeDescription {
+        event_type: known.name.clone(),
+        description: known.description.clone(),
+        category: known.category.number().into(),
+        operation: known.operation.number().into(),
+        resource: known.resource.number().into(),
+        failure_semantics: known.failure_semantics.number().into(),
+        event_hook_eligible: known.event_hook_eligible,
+        removes_access: known.removes_access,
+        typical_causes: known
+            .typical_causes
+            .iter()
+            .map(|cause| cause.number().into())
+            .collect(),
+        usual_disposition: known.usual_disposition().number().into(),
+        responder: known.usual_responder().number().into(),
+        remediation: known.remediation.clone(),
+        applications: owned(&catalogue.applications_emitting(&known.name)),
+        legacy_event_types: catalogue.legacy_event_types(&known.name).to_vec(),
+        oauth_scopes: owned(known.oauth_scopes()),
+        documented: known
+            .documented
+            .iter()
+            .map(|place| place.number().into())
+            .collect(),
+    }
+}
+
+/// What the catalogue knows of an application.
+pub fn application(known: &Application) -> v1::ApplicationDescription {
+    v1::ApplicationDescription {
+        name: known.name.clone(),
+        aliases: known.aliases.clone(),
+        event_types: known.event_types.clone(),
+        assumed: known.assumed,
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 /// What the structured filter reads of a classification without decoding it.
 pub fn marks(classification: &Classification) -> Marks {
     Marks {
@@ -197,6 +249,14 @@ pub fn marks(classification: &Classification) -> Marks {
         responder: classification.responder,
         priority: classification.priority,
         security_relevant: classification.security_relevant,
+    }
+}
+
+pub fn raw_origin(origin: RawOrigin) -> v1::RawJsonOrigin {
+    match origin {
+        RawOrigin::Received => v1::RawJsonOrigin::Received,
+        RawOrigin::BuiltFromEvent => v1::RawJsonOrigin::BuiltFromEvent,
+        RawOrigin::BuiltFromCard => v1::RawJsonOrigin::BuiltFromGroupPushFailed,
     }
 }
 
@@ -252,14 +312,9 @@ pub fn read_card(card: v1::GroupPushFailed) -> GroupPushCard {
     }
 }
 
-/// Reads a filter; each bad value is named by its place below `field`.
+/// Reads a filter's structured fields; each bad value is named by its place below `field`. The
+/// expression is not one of them.
 pub fn read_filter(field: &str, filter: v1::Filter) -> Result<Filter, FieldError> {
-    if !filter.expression.is_empty() {
-        return Err(FieldError::new(
-            format!("{field}.expression"),
-            "filter expressions are not served by this version, use the other fields",
-        ));
-    }
     let event_types = filter
         .event_types
         .iter()
@@ -437,13 +492,6 @@ mod tests {
                 ..Default::default()
             },
             "filter.event_types[1]",
-        );
-        check(
-            v1::Filter {
-                expression: "a eq 1".into(),
-                ..Default::default()
-            },
-            "filter.expression",
         );
     }
 

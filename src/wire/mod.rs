@@ -6,6 +6,7 @@
 
 pub mod convert;
 pub mod json;
+pub mod page_token;
 pub mod record;
 
 /// Messages and clients of package `provident.v1`, generated from `proto/`.

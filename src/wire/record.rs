@@ -25,11 +25,13 @@ use prost::Message;
 use prost::encoding::{encode_varint, encoded_len_varint};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::v1;
-use crate::domain::classification::{Category, Cause, Disposition, Priority, Responder, Verdict};
+use super::{convert, v1};
+use crate::domain::classification::{
+    Category, Cause, Classification, Disposition, Priority, Responder, Verdict,
+};
 use crate::domain::cursor::{CURSOR_TEXT_LEN, Cursor, JournalId, Seq};
-use crate::domain::event::Timestamp;
-use crate::domain::filter::Marks;
+use crate::domain::event::{Delivery, ProvisioningEvent, RawOrigin, Reception, Timestamp};
+use crate::domain::filter::{Filter, Marks};
 
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 40;
@@ -77,8 +79,25 @@ pub enum RecordError {
     Format { found: u8 },
     #[error("the record's checksum does not match")]
     Checksum,
+    #[error("the record's body can't be decoded")]
+    Body,
     #[error("the record's header holds value {value} where none is known")]
     Value { value: u8 },
+}
+
+/// What is kept of an event.
+#[derive(Debug)]
+pub struct Content<'a> {
+    pub event: ProvisioningEvent,
+    pub reception: &'a Reception,
+    pub classification: Classification,
+    /// What the card takes from the delivery, used where the classification says that the event
+    /// is a failure of a group push.
+    pub delivery: &'a Delivery,
+    /// The card's `date_time`.
+    pub date_time: String,
+    pub raw_json: &'a str,
+    pub raw_origin: RawOrigin,
 }
 
 /// A record that lacks only its append time.
@@ -86,9 +105,24 @@ pub enum RecordError {
 pub struct Draft(BytesMut);
 
 impl Draft {
-    /// Encodes all that does not depend on when and where the event is appended. Of `body` only
-    /// the fields 4 to 7 may be set.
-    pub fn new(marks: &Marks, body: &v1::StreamedEvent, raw_json: &str) -> Self {
+    /// Encodes all that does not depend on when and where the event is appended.
+    pub fn new(content: Content<'_>) -> Self {
+        let marks = convert::marks(&content.classification);
+        let card = content
+            .classification
+            .group_push_failed
+            .then(|| convert::card(&content.event, content.date_time, content.delivery));
+        let body = v1::StreamedEvent {
+            event: Some(convert::event(content.event, Some(content.reception))),
+            classification: Some(convert::classification(content.classification)),
+            group_push_failed: card,
+            raw_json_origin: convert::raw_origin(content.raw_origin).into(),
+            ..v1::StreamedEvent::default()
+        };
+        Self::encode(&marks, &body, content.raw_json)
+    }
+
+    fn encode(marks: &Marks, body: &v1::StreamedEvent, raw_json: &str) -> Self {
         let body_len = body.encoded_len();
         let mut bytes = BytesMut::with_capacity(HEADER_BYTES + body_len + raw_json.len());
         let mut flags = 0;
@@ -158,8 +192,25 @@ pub enum RawPart {
 }
 
 impl StoredEvent {
-    /// Takes a record apart and checks both checksums.
+    /// Takes a record apart that comes from a journal, and checks both checksums.
     pub fn parse(seq: Seq, record: &Bytes) -> Result<Self, RecordError> {
+        let event = Self::take_apart(seq, record)?;
+        let header = &record[..HEADER_BYTES];
+        let checksum = |at: usize| (&header[at..at + 8]).get_u64_le();
+        if checksum(32) != xxh3_64(&header[..CHECKED_BYTES])
+            || checksum(24) != xxh3_64(&record[HEADER_BYTES..])
+        {
+            return Err(RecordError::Checksum);
+        }
+        Ok(event)
+    }
+
+    /// Takes a record apart that this process has just sealed.
+    pub fn of_sealed(seq: Seq, record: &Bytes) -> Self {
+        Self::take_apart(seq, record).expect("a sealed record has the layout it was given")
+    }
+
+    fn take_apart(seq: Seq, record: &Bytes) -> Result<Self, RecordError> {
         let header: &[u8; HEADER_BYTES] = record.first_chunk().ok_or(RecordError::Short)?;
         if header[0] != FORMAT {
             return Err(RecordError::Format { found: header[0] });
@@ -168,16 +219,9 @@ impl StoredEvent {
         let time = fields.get_i64_le();
         let body_len = fields.get_u32_le() as usize;
         let raw_len = fields.get_u32_le() as usize;
-        let content_checksum = fields.get_u64_le();
-        if fields.get_u64_le() != xxh3_64(&header[..CHECKED_BYTES]) {
-            return Err(RecordError::Checksum);
-        }
         let body_end = HEADER_BYTES + body_len;
         if record.len() != body_end + raw_len {
             return Err(RecordError::Short);
-        }
-        if content_checksum != xxh3_64(&record[HEADER_BYTES..]) {
-            return Err(RecordError::Checksum);
         }
         let unknown = |at: usize| RecordError::Value { value: header[at] };
         let marks = Marks {
@@ -202,9 +246,33 @@ impl StoredEvent {
         })
     }
 
-    /// The body's message (event, classification, card). For filters that need more than marks.
-    pub fn decode_body(&self) -> Result<v1::StreamedEvent, prost::DecodeError> {
-        v1::StreamedEvent::decode(self.body.clone())
+    /// The size of the whole record.
+    pub fn record_bytes(&self) -> usize {
+        HEADER_BYTES + self.body.len() + self.raw.len()
+    }
+
+    /// Whether a filter lets the event pass; decodes the body only if the marks don't decide.
+    pub fn passes(&self, filter: &Filter) -> Result<bool, RecordError> {
+        if !filter.admits_marks(&self.marks) {
+            return Ok(false);
+        }
+        if !filter.needs_details() {
+            return Ok(true);
+        }
+        let undecodable = |_: prost::DecodeError| RecordError::Body;
+        let body = v1::StreamedEvent::decode(self.body.clone()).map_err(undecodable)?;
+        let mut event = body.event.unwrap_or_default();
+        let org = std::mem::take(&mut event.org);
+        let application = body
+            .classification
+            .unwrap_or_default()
+            .application
+            .unwrap_or_default();
+        // A time out of range can't have been stored, and no filter reads it.
+        event.published_time = None;
+        let event =
+            convert::read_event(event).map_err(|_: convert::FieldError| RecordError::Body)?;
+        Ok(filter.admits_details(&org, &event, &application.name))
     }
 
     /// The size of what [`Self::put`] writes.
@@ -306,7 +374,8 @@ mod tests {
 
     #[test]
     fn head_body_and_raw_are_one_message() {
-        let record = Draft::new(&MARKS, &body(true), "{\"a\":1}").seal(AppendTime(1_500_000_001));
+        let record =
+            Draft::encode(&MARKS, &body(true), "{\"a\":1}").seal(AppendTime(1_500_000_001));
         let stored = StoredEvent::parse(Seq::new(300), &record).unwrap();
         assert_eq!(stored.marks, MARKS);
 
@@ -337,7 +406,7 @@ mod tests {
 
     #[test]
     fn one_flipped_bit_is_found() {
-        let record = Draft::new(&MARKS, &body(false), "{}").seal(AppendTime(5));
+        let record = Draft::encode(&MARKS, &body(false), "{}").seal(AppendTime(5));
         for bit in 0..record.len() * 8 {
             let mut damaged = record.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);

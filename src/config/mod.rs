@@ -1,0 +1,658 @@
+//! File, environment and flags → one checked [`Config`].
+//!
+//! A flag counts over a variable, a variable over the file, the file over the default. A name
+//! that is not known is an error, wherever it stands, and all problems are told at once. Only this
+//! module reads the environment. It names nothing else of ours, so each part of the server gets
+//! its section by value.
+//!
+//! An option `key` of `[section]` is the variable `PROVIDENT_SECTION_KEY`; see [`SHORT`] for
+//! those that have a shorter one too.
+
+mod sources;
+mod value;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::sources::{ClientDefaults, Flag, Flags, client_defaults};
+use self::sources::{Given, Origin, Sources};
+pub use self::value::{ByteSize, InvalidByteSize};
+use self::value::{Value, choice, quoted};
+
+/// Variables that are shorter than their option's name makes them.
+pub const SHORT: [(&str, &str); 3] = [
+    ("PROVIDENT_DATA_DIR", "journal.data_dir"),
+    ("PROVIDENT_KEEP", "ingest.keep"),
+    ("PROVIDENT_ALLOW_PLAINTEXT", "grpc.allow_plaintext"),
+];
+
+/// One option: its place in the file, and what its documentation says.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// `section.key`.
+    pub path: &'static str,
+    pub doc: &'static [&'static str],
+}
+
+impl Key {
+    /// The variable that sets it.
+    pub fn variable(self) -> String {
+        variable(self.path)
+    }
+}
+
+fn variable(path: &str) -> String {
+    format!("PROVIDENT_{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// Defines a section: its struct, the list of its keys, and how it is read.
+macro_rules! section {
+    (
+        $(#[$meta:meta])*
+        $name:ident = $section:literal {
+            $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr,)*
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $name { $($(#[doc = $doc])+ pub $key: $type,)* }
+
+        impl $name {
+            const KEYS: &'static [Key] = &[$(
+                Key { path: concat!($section, ".", stringify!($key)), doc: &[$($doc),+] },
+            )*];
+
+            fn read(reader: &mut Reader) -> Self {
+                Self { $($key: reader.take(concat!($section, ".", stringify!($key)), $default),)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// The gRPC server, for those who send events and those who read them.
+    GrpcConfig = "grpc" {
+        /// IP address and port. Default 127.0.0.1:50051. Change it to be reached from other
+        /// machines, together with `allow_plaintext`; port 0 takes any free one.
+        addr: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 50051)),
+        /// Bytes of the largest message taken in. Default 16MiB. Raise it for larger batches; memory
+        /// for it is needed once for each call under way.
+        message_bytes_max: ByteSize = ByteSize::mib(16),
+        /// Connections at a time. Default 1000. Each costs some tens of kilobytes and a file
+        /// descriptor.
+        connections_max: u32 = 1000,
+        /// Calls under way at a time on one connection, streams included. Default 200.
+        streams_per_connection_max: u32 = 200,
+        /// Whether the reflection service tells clients such as grpcurl what there is to call.
+        /// Default true.
+        reflection: bool = true,
+        /// Whether anybody who reaches an address beyond loopback may call, unencrypted. Default
+        /// false. Set it where a mesh or a network policy stands before the service.
+        allow_plaintext: bool = false,
+    }
+}
+
+section! {
+    /// Metrics and probes.
+    AdminConfig = "admin" {
+        /// IP address and port of metrics and probes. Default 127.0.0.1:9090. Change it for a
+        /// scraper or a kubelet; never put it behind an ingress.
+        addr: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9090)),
+    }
+}
+
+choice! {
+    /// Where events are kept.
+    JournalKind {
+        /// In files of our own.
+        Embedded = "embedded",
+        /// In memory: all is lost on stop.
+        Memory = "memory",
+    }
+}
+
+section! {
+    JournalSection = "journal" {
+        /// `embedded`: on disk, in `data_dir`. `memory`: nowhere, all is lost on stop; for trying things
+        /// out. Default embedded.
+        kind: JournalKind = JournalKind::Embedded,
+        /// Directory of the embedded journal, made if it is not there. Default ./data. Put it on a
+        /// volume of its own.
+        data_dir: PathBuf = PathBuf::from("./data"),
+        /// Bytes of events after which the embedded journal begins a new generation, the unit in
+        /// which retention gives disk back. Default 256MiB. Raise it where much is kept for long.
+        generation_bytes_max: ByteSize = ByteSize::mib(256),
+        /// Bytes of memory that the embedded journal keeps read blocks in. Default 64MiB. Raise it if many
+        /// readers are far behind.
+        cache_bytes: ByteSize = ByteSize::mib(64),
+    }
+}
+
+/// Where events are kept. Each kind carries its own options and no others.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JournalConfig {
+    Embedded {
+        data_dir: PathBuf,
+        generation_bytes_max: ByteSize,
+        cache_bytes: ByteSize,
+    },
+    /// Loses everything on stop.
+    Memory {},
+}
+
+section! {
+    /// The disk under the journal.
+    StorageConfig = "storage" {
+        /// Bytes that are to stay free on the disk: with less, events are refused until there is
+        /// room again. Default 256MiB. 0 refuses nothing.
+        reserve: ByteSize = ByteSize::mib(256),
+    }
+}
+
+choice! {
+    /// Which events are kept.
+    Keep {
+        /// All that concerns provisioning, whether it failed or not.
+        Provisioning = "provisioning",
+        /// Failures, warnings and what can't be told.
+        Failures = "failures",
+        /// Whatever Okta sends.
+        All = "all",
+    }
+}
+
+section! {
+    /// Taking events in.
+    IngestConfig = "ingest" {
+        /// Which events are kept: `provisioning` (all that concerns it), `failures` (failures, warnings
+        /// and what can't be told) or `all`. Default provisioning. What is not kept leaves no trace.
+        keep: Keep = Keep::Provisioning,
+        /// Bytes of the largest event taken, as JSON. Default 512KiB. Okta's are a few kilobytes.
+        event_bytes_max: ByteSize = ByteSize::kib(512),
+        /// Events in one call of Ingest. Default 1000.
+        events_per_call_max: u32 = 1000,
+        /// Bytes of events that may wait to be written; further ones are refused with OVERLOADED.
+        /// Default 64MiB. Raise it if bursts are refused and memory is there.
+        queue_bytes_max: ByteSize = ByteSize::mib(64),
+        /// Bytes of events that are written and flushed together. Default 8MiB. Raise it on disks whose
+        /// flushes are slow.
+        batch_bytes_max: ByteSize = ByteSize::mib(8),
+    }
+}
+
+section! {
+    /// Streams.
+    SubscribeConfig = "subscribe" {
+        /// Streams at a time; further ones are refused with `LIMIT_REACHED`. Default 2000.
+        streams_max: u32 = 2000,
+        /// Bytes of the newest events that are held in memory for readers that are up to date.
+        /// Default 32MiB. Raise it if many readers often fall a little behind.
+        tail_bytes_max: ByteSize = ByteSize::mib(32),
+        /// Age at which a stream is ended as planned, so that load spreads over servers. Default 0s:
+        /// never. Clients go on by themselves.
+        stream_age_max: Duration = Duration::ZERO,
+    }
+}
+
+section! {
+    /// Lists.
+    ListConfig = "list" {
+        /// Events that one call looks at before it gives an early page. Default 50000. Lower it if
+        /// lists with narrow filters take too long.
+        scan_records_max: u32 = 50_000,
+    }
+}
+
+section! {
+    /// Stopping.
+    ShutdownConfig = "shutdown" {
+        /// How long a stop may take before it is forced. Default 20s. Keep it below the pod's
+        /// `terminationGracePeriodSeconds`.
+        drain_timeout: Duration = Duration::from_secs(20),
+    }
+}
+
+choice! {
+    /// The form of diagnostics.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One object a line, for log collectors.
+        Json = "json",
+    }
+}
+
+/// What diagnostics are written: a directive of `tracing_subscriber::EnvFilter`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLevel(String);
+
+impl LogLevel {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for LogLevel {
+    fn read(text: &str) -> Result<Self, String> {
+        let valid = !text.trim().is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok();
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(
+                "must be error, warn, info, debug or trace, or directives such as \
+                 info,provident::engine=debug"
+                    .to_owned(),
+            )
+        }
+    }
+
+    fn toml(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+section! {
+    /// Diagnostics, on standard error.
+    LogConfig = "log" {
+        /// `error`, `warn`, `info`, `debug` or `trace`, also by module: `info,provident::engine=debug`.
+        /// Default info.
+        level: LogLevel = LogLevel("info".to_owned()),
+        /// `text` for people, `json` for log collectors. Default text.
+        format: LogFormat = LogFormat::Text,
+    }
+}
+
+/// An org that events come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgConfig {
+    /// Its Okta host, such as `acme.okta.com`.
+    pub name: String,
+    /// Hosts that mean it too: custom domains, test addresses.
+    pub aliases: Vec<String>,
+}
+
+/// What the orgs' keys are for.
+const ORGS_DOC: &[&str] = &[
+    " Orgs that events come from: `name` is the Okta host, `aliases` are custom domains and test",
+    " addresses that mean it too. Default none: any host is taken as it is. As a variable:",
+    " PROVIDENT_ORGS=acme.okta.com=login.acme.com+localhost,other.okta.com",
+];
+
+/// Everything that can be set, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub grpc: GrpcConfig,
+    pub admin: AdminConfig,
+    pub journal: JournalConfig,
+    pub storage: StorageConfig,
+    pub ingest: IngestConfig,
+    pub subscribe: SubscribeConfig,
+    pub list: ListConfig,
+    pub shutdown: ShutdownConfig,
+    pub log: LogConfig,
+    pub orgs: Vec<OrgConfig>,
+    /// What is allowed but worth a word. The server logs them once at start.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Reader::new(Sources::default())
+            .config()
+            .expect("a test reads the defaults")
+            .config
+    }
+}
+
+/// A configuration, and where each value of it comes from.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    settings: Vec<Effective>,
+    orgs_origin: Origin,
+}
+
+/// The value of one option that counts.
+#[derive(Debug)]
+struct Effective {
+    key: Key,
+    toml: String,
+    origin: Origin,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file and line, the variable or the flag.
+    pub place: String,
+    /// The option; empty where there is none.
+    pub key: String,
+    pub problem: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in [&self.place, &self.key] {
+            if !part.is_empty() {
+                write!(f, "{part}: ")?;
+            }
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+/// All that is wrong with a configuration. Nothing has been started.
+#[derive(Debug, thiserror::Error)]
+pub struct InvalidConfig(pub Vec<Problem>);
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => f.write_str("the configuration has a problem")?,
+            n => write!(f, "the configuration has {n} problems")?,
+        }
+        self.0
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl Config {
+    /// Reads the file that flags or environment name, the environment and the flags.
+    pub fn load(flags: Flags) -> Result<Loaded, InvalidConfig> {
+        Reader::new(Sources::read(flags, sources::environment())).config()
+    }
+
+    /// All options but the orgs, in the order in which they are written.
+    pub fn keys() -> impl Iterator<Item = Key> {
+        [
+            GrpcConfig::KEYS,
+            AdminConfig::KEYS,
+            JournalSection::KEYS,
+            StorageConfig::KEYS,
+            IngestConfig::KEYS,
+            SubscribeConfig::KEYS,
+            ListConfig::KEYS,
+            ShutdownConfig::KEYS,
+            LogConfig::KEYS,
+        ]
+        .into_iter()
+        .flatten()
+        .copied()
+    }
+}
+
+impl Loaded {
+    /// The configuration as a file that gives the same, with each value's origin; with `explain`
+    /// also what each option is for.
+    ///
+    /// # Panics
+    /// Never: every key is `section.key`.
+    pub fn to_toml(&self, explain: bool) -> String {
+        let mut lines = Vec::new();
+        let mut section = "";
+        for Effective { key, toml, origin } in &self.settings {
+            let (of, name) = key.path.split_once('.').expect("keys are section.key");
+            if of != section {
+                if !section.is_empty() {
+                    lines.push(String::new());
+                }
+                lines.push(format!("[{of}]"));
+                section = of;
+            }
+            if explain {
+                lines.extend(key.doc.iter().map(|line| format!("#{line}")));
+            }
+            lines.push(format!("{name} = {toml} # {origin}"));
+        }
+        if explain {
+            lines.push(String::new());
+            lines.extend(ORGS_DOC.iter().map(|line| format!("#{line}")));
+        }
+        for org in &self.config.orgs {
+            let aliases: Vec<_> = org.aliases.iter().map(|alias| quoted(alias)).collect();
+            lines.push(String::new());
+            lines.push(format!("[[orgs]] # {}", self.orgs_origin));
+            lines.push(format!("name = {}", quoted(&org.name)));
+            lines.push(format!("aliases = [{}]", aliases.join(", ")));
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}
+
+/// Takes option by option out of what was given, and notes what is wrong.
+#[derive(Debug)]
+struct Reader {
+    sources: Sources,
+    settings: Vec<Effective>,
+    warnings: Vec<String>,
+}
+
+impl Reader {
+    fn new(sources: Sources) -> Self {
+        Self {
+            sources,
+            settings: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The option's value; its default also where a problem was noted, so that reading goes on.
+    fn take<T: Value>(&mut self, path: &'static str, default: T) -> T {
+        let mut origin = Origin::Default;
+        let mut taken = default;
+        if let Some(Given { text, origin: from }) = self.sources.given.remove(path) {
+            match T::read(text.trim()) {
+                Ok(value) => {
+                    taken = value;
+                    origin = from;
+                }
+                Err(must) => {
+                    self.problem(&from, path, format!("{must}, here it is {}", quoted(&text)));
+                }
+            }
+        }
+        let key = Config::keys()
+            .find(|key| key.path == path)
+            .expect("the section lists its keys");
+        self.settings.push(Effective {
+            key,
+            toml: taken.toml(),
+            origin,
+        });
+        taken
+    }
+
+    fn problem(&mut self, origin: &Origin, key: &str, problem: impl Into<String>) {
+        self.sources.problems.push(Problem {
+            place: match origin {
+                Origin::Default => String::new(),
+                origin => origin.to_string(),
+            },
+            key: key.to_owned(),
+            problem: problem.into(),
+        });
+    }
+
+    fn origin(&self, path: &str) -> Origin {
+        self.settings
+            .iter()
+            .find(|setting| setting.key.path == path)
+            .map_or(Origin::Default, |setting| setting.origin.clone())
+    }
+
+    fn config(mut self) -> Result<Loaded, InvalidConfig> {
+        let config = Config {
+            grpc: GrpcConfig::read(&mut self),
+            admin: AdminConfig::read(&mut self),
+            journal: self.journal(),
+            storage: StorageConfig::read(&mut self),
+            ingest: IngestConfig::read(&mut self),
+            subscribe: SubscribeConfig::read(&mut self),
+            list: ListConfig::read(&mut self),
+            shutdown: ShutdownConfig::read(&mut self),
+            log: LogConfig::read(&mut self),
+            orgs: std::mem::take(&mut self.sources.orgs),
+            warnings: Vec::new(),
+        };
+        self.check(&config);
+        if !self.sources.problems.is_empty() {
+            return Err(InvalidConfig(self.sources.problems));
+        }
+        Ok(Loaded {
+            config: Config {
+                warnings: self.warnings,
+                ..config
+            },
+            settings: self.settings,
+            orgs_origin: self.sources.orgs_origin,
+        })
+    }
+
+    fn journal(&mut self) -> JournalConfig {
+        let section = JournalSection::read(self);
+        match section.kind {
+            JournalKind::Embedded => JournalConfig::Embedded {
+                data_dir: section.data_dir,
+                generation_bytes_max: section.generation_bytes_max,
+                cache_bytes: section.cache_bytes,
+            },
+            JournalKind::Memory => {
+                for key in &JournalSection::KEYS[1..] {
+                    match self.origin(key.path) {
+                        Origin::Default => {}
+                        // Images set the directory for whoever uses it.
+                        Origin::Variable(name) => self
+                            .warnings
+                            .push(format!("{name} is not used by the journal in memory")),
+                        origin => self.problem(
+                            &origin,
+                            key.path,
+                            "belongs to the embedded journal, but journal.kind is \"memory\"",
+                        ),
+                    }
+                }
+                self.settings.retain(|setting| {
+                    !JournalSection::KEYS[1..]
+                        .iter()
+                        .any(|key| key.path == setting.key.path)
+                });
+                self.warnings
+                    .push("the journal is in memory: all events are lost on stop".to_owned());
+                JournalConfig::Memory {}
+            }
+        }
+    }
+
+    /// What several options have to agree on.
+    fn check(&mut self, config: &Config) {
+        let grpc = &config.grpc;
+        if !grpc.addr.ip().is_loopback() {
+            if grpc.allow_plaintext {
+                self.warnings.push(format!(
+                    "anybody who reaches {} may read and send events, unencrypted (grpc.allow_plaintext)",
+                    grpc.addr
+                ));
+            } else {
+                let origin = self.origin("grpc.addr");
+                self.problem(
+                    &origin,
+                    "grpc.addr",
+                    format!(
+                        "{} can be reached from other machines, and callers are neither encrypted nor known: \
+                         stay on 127.0.0.1, or say that the network keeps strangers out with --allow-plaintext \
+                         (PROVIDENT_ALLOW_PLAINTEXT=true)",
+                        grpc.addr
+                    ),
+                );
+            }
+        }
+        if grpc.addr == config.admin.addr && grpc.addr.port() != 0 {
+            let origin = self.origin("admin.addr");
+            self.problem(
+                &origin,
+                "admin.addr",
+                format!("is the same as grpc.addr, {}", grpc.addr),
+            );
+        }
+        self.at_least(
+            "grpc.message_bytes_max",
+            grpc.message_bytes_max,
+            ByteSize::kib(64),
+        );
+        // A gRPC message says its length in 32 bits.
+        self.ordered(
+            ("grpc.message_bytes_max", grpc.message_bytes_max),
+            ("what gRPC can carry", ByteSize::bytes(u32::MAX.into())),
+        );
+        let ingest = &config.ingest;
+        self.at_least(
+            "ingest.event_bytes_max",
+            ingest.event_bytes_max,
+            ByteSize::kib(1),
+        );
+        for (larger, size) in [
+            ("grpc.message_bytes_max", grpc.message_bytes_max),
+            ("ingest.batch_bytes_max", ingest.batch_bytes_max),
+        ] {
+            self.ordered(
+                ("ingest.event_bytes_max", ingest.event_bytes_max),
+                (larger, size),
+            );
+        }
+        self.ordered(
+            ("ingest.batch_bytes_max", ingest.batch_bytes_max),
+            ("ingest.queue_bytes_max", ingest.queue_bytes_max),
+        );
+        if let JournalConfig::Embedded {
+            generation_bytes_max,
+            ..
+        } = config.journal
+        {
+            self.at_least(
+                "journal.generation_bytes_max",
+                generation_bytes_max,
+                ByteSize::mib(1),
+            );
+        }
+        if config.shutdown.drain_timeout.is_zero() {
+            let origin = self.origin("shutdown.drain_timeout");
+            self.problem(
+                &origin,
+                "shutdown.drain_timeout",
+                "must be longer than nothing, or no stop is a clean one",
+            );
+        }
+    }
+
+    fn at_least(&mut self, path: &str, size: ByteSize, least: ByteSize) {
+        if size < least {
+            let origin = self.origin(path);
+            self.problem(
+                &origin,
+                path,
+                format!("must be at least {least}, here it is {size}"),
+            );
+        }
+    }
+
+    fn ordered(&mut self, (path, size): (&str, ByteSize), (larger, most): (&str, ByteSize)) {
+        if size > most {
+            let origin = match self.origin(path) {
+                Origin::Default => self.origin(larger),
+                origin => origin,
+            };
+            self.problem(
+                &origin,
+                path,
+                format!("is {size}, more than {larger}, which is {most}"),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

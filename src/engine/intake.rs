@@ -1,0 +1,319 @@
+//! From what somebody sends to what is appended: read, classify, encode, each event by itself.
+//!
+//! Every input becomes LogEvent JSON first, so an event means the same whatever form it came in.
+//! This is pure work, done before and beside the writer; nothing here waits or stores.
+
+use bytes::Bytes;
+
+use super::identity;
+use super::writer::Prepared;
+use crate::domain::classification::{Classification, Verdict};
+use crate::domain::classify::Classifier;
+use crate::domain::event::{
+    Delivery, GroupPushCard, Intake, ProvisioningEvent, RawOrigin, Reception, Timestamp,
+};
+use crate::okta::group_push_failed::{self, CardError};
+use crate::okta::input::{self, Envelope};
+use crate::okta::log_event::{self, NotAnEvent, Purpose};
+use crate::okta::org::{CallOrg, OrgError, Orgs};
+use crate::wire::record::{Content, Draft};
+
+/// One input of a call.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A LogEvent, an array of them, or an event hook's envelope.
+    Json(Bytes),
+    /// A typed event, and the org that it names (empty: none).
+    Event {
+        event: Box<ProvisioningEvent>,
+        org: String,
+    },
+    Card(Box<GroupPushCard>),
+    /// What was sent can't be an event: a field is missing or out of range.
+    Unusable {
+        field: String,
+        problem: String,
+    },
+}
+
+/// Which events are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything but UNRELATED.
+    Provisioning,
+    /// FAILURE, WARNING and UNDETERMINED.
+    Failures,
+    All,
+}
+
+impl Keep {
+    pub(super) fn keeps(self, verdict: Verdict) -> bool {
+        match self {
+            Self::All => true,
+            Self::Provisioning => verdict != Verdict::Unrelated,
+            Self::Failures => {
+                matches!(
+                    verdict,
+                    Verdict::Failure | Verdict::Warning | Verdict::Undetermined
+                )
+            }
+        }
+    }
+}
+
+/// Why an event is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error(transparent)]
+    NotAnEvent(#[from] NotAnEvent),
+    #[error(transparent)]
+    Card(#[from] CardError),
+    #[error(transparent)]
+    Org(#[from] OrgError),
+    #[error("{problem}")]
+    Unusable { field: String, problem: String },
+    #[error("an event of this org and uuid is known with another `{field}`, the first one stands")]
+    Conflict { field: &'static str },
+}
+
+impl Rejection {
+    /// The field it is about; empty where the whole event is meant.
+    pub fn field(&self) -> &str {
+        match self {
+            Self::NotAnEvent(problem) | Self::Card(CardError::Details(problem)) => problem.field(),
+            Self::Card(CardError::Disagrees { field, .. }) => field,
+            Self::Org(_) => "org",
+            Self::Unusable { field, .. } => field,
+            Self::Conflict { field } => field,
+        }
+    }
+}
+
+/// An event that was read, with what goes along.
+#[derive(Debug)]
+struct Read {
+    json: Bytes,
+    event: ProvisioningEvent,
+    origin: RawOrigin,
+    delivery: Delivery,
+    /// The org that the event or its envelope names; empty: none.
+    named_org: String,
+}
+
+/// What became of one event before the writer.
+#[derive(Debug)]
+pub struct Taken {
+    pub input_index: usize,
+    pub event_index: usize,
+    /// In lower case; empty where it could not be read.
+    pub uuid: String,
+    pub outcome: Result<Kept, Rejection>,
+}
+
+/// An event that is an Okta event.
+#[derive(Debug)]
+pub struct Kept {
+    pub classification: Classification,
+    /// None where the event is not kept under the setting `ingest.keep`.
+    pub prepared: Option<Prepared>,
+}
+
+/// An event that was classified and is not to be kept.
+#[derive(Debug)]
+pub struct Classified {
+    pub event: ProvisioningEvent,
+    pub classification: Classification,
+    pub delivery: Delivery,
+    pub json: Bytes,
+}
+
+/// What events are read and classified with.
+#[derive(Debug)]
+pub struct Preparation {
+    pub classifier: &'static Classifier,
+    pub orgs: Orgs,
+    pub keep: Keep,
+    pub event_bytes_max: usize,
+}
+
+impl Preparation {
+    /// Reads, classifies and encodes all events of a call.
+    pub fn prepare(
+        &self,
+        call: &CallOrg,
+        inputs: Vec<Input>,
+        intake: Intake,
+        now: Timestamp,
+    ) -> Vec<Taken> {
+        let mut taken = Vec::with_capacity(inputs.len());
+        for (input_index, input) in inputs.into_iter().enumerate() {
+            for (event_index, read) in self.read(input, Purpose::Keep).into_iter().enumerate() {
+                let (uuid, outcome) = match read {
+                    Ok(read) => (
+                        read.event.uuid.clone(),
+                        self.prepare_one(call, read, intake, now),
+                    ),
+                    Err(rejection) => (String::new(), Err(rejection)),
+                };
+                taken.push(Taken {
+                    input_index,
+                    event_index,
+                    uuid,
+                    outcome,
+                });
+            }
+        }
+        taken
+    }
+
+    /// Classifies the one event of an input.
+    pub fn classify(&self, input: Input) -> Result<Classified, Rejection> {
+        let mut read = self.read(input, Purpose::Classify);
+        if read.len() > 1 {
+            return Err(NotAnEvent::NotAnObject {
+                found: "several events",
+            }
+            .into());
+        }
+        let read = read.pop().ok_or(NotAnEvent::NotAnObject {
+            found: "an empty array",
+        })??;
+        Ok(Classified {
+            classification: self.classifier.classify(&read.event),
+            event: read.event,
+            delivery: read.delivery,
+            json: read.json,
+        })
+    }
+
+    fn read(&self, input: Input, purpose: Purpose) -> Vec<Result<Read, Rejection>> {
+        match input {
+            Input::Unusable { field, problem } => {
+                vec![Err(Rejection::Unusable { field, problem })]
+            }
+            Input::Json(json) => self.read_json(&json, purpose),
+            Input::Event { event, org } => {
+                let json = Bytes::from(log_event::to_json(&event));
+                vec![
+                    self.read_built(json, purpose, RawOrigin::BuiltFromEvent)
+                        .map(|read| Read {
+                            named_org: org,
+                            ..read
+                        }),
+                ]
+            }
+            Input::Card(card) => vec![self.read_card(*card, purpose)],
+        }
+    }
+
+    fn read_json(&self, json: &Bytes, purpose: Purpose) -> Vec<Result<Read, Rejection>> {
+        input::read(json, purpose)
+            .into_iter()
+            .map(|found| {
+                let event = found.event?;
+                self.check_size(found.json.len())?;
+                let envelope = found.envelope.as_deref().cloned().unwrap_or_default();
+                let Envelope {
+                    source,
+                    event_id,
+                    event_time,
+                } = envelope;
+                Ok(Read {
+                    json: json.slice_ref(found.json.as_bytes()),
+                    event,
+                    origin: RawOrigin::Received,
+                    named_org: source.clone(),
+                    delivery: Delivery {
+                        event_id,
+                        event_time,
+                        source,
+                        headers: Vec::new(),
+                    },
+                })
+            })
+            .collect()
+    }
+
+    fn read_card(&self, card: GroupPushCard, purpose: Purpose) -> Result<Read, Rejection> {
+        let card = group_push_failed::into_log_event(card)?;
+        let origin = if card.built {
+            RawOrigin::BuiltFromCard
+        } else {
+            RawOrigin::Received
+        };
+        let read = self.read_built(Bytes::from(card.json), purpose, origin)?;
+        Ok(Read {
+            named_org: card.delivery.source.clone(),
+            delivery: card.delivery,
+            ..read
+        })
+    }
+
+    fn read_built(
+        &self,
+        json: Bytes,
+        purpose: Purpose,
+        origin: RawOrigin,
+    ) -> Result<Read, Rejection> {
+        self.check_size(json.len())?;
+        let text = std::str::from_utf8(&json).expect("it was made from text");
+        let event = log_event::parse(text, purpose)?;
+        Ok(Read {
+            json,
+            event,
+            origin,
+            delivery: Delivery::default(),
+            named_org: String::new(),
+        })
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), NotAnEvent> {
+        if bytes > self.event_bytes_max {
+            return Err(NotAnEvent::TooLarge {
+                bytes,
+                bytes_max: self.event_bytes_max,
+            });
+        }
+        Ok(())
+    }
+
+    fn prepare_one(
+        &self,
+        call: &CallOrg,
+        read: Read,
+        intake: Intake,
+        now: Timestamp,
+    ) -> Result<Kept, Rejection> {
+        let org = self.orgs.of_event(call, &read.named_org)?;
+        let classification = self.classifier.classify(&read.event);
+        if !self.keep.keeps(classification.verdict) {
+            return Ok(Kept {
+                classification,
+                prepared: None,
+            });
+        }
+        let key = identity::dedupe_key(&org, &read.event.uuid);
+        let fingerprint = identity::fingerprint(&read.event);
+        let draft = Draft::new(Content {
+            date_time: group_push_failed::date_time(&read.event.published),
+            event: read.event,
+            reception: &Reception {
+                org,
+                intake,
+                time: now,
+            },
+            classification: classification.clone(),
+            delivery: &read.delivery,
+            raw_json: std::str::from_utf8(&read.json).expect("it was read as text"),
+            raw_origin: read.origin,
+        });
+        Ok(Kept {
+            classification,
+            prepared: Some(Prepared {
+                key,
+                fingerprint,
+                draft,
+            }),
+        })
+    }
+}

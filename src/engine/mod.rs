@@ -1,0 +1,471 @@
+//! The calls that a transport can make: ingest, subscribe, list, get.
+//!
+//! The engine joins what is pure (reading and classifying) with the journal: one writer appends,
+//! any number of readers follow. It keeps the promises of order, durability and bounds, and knows
+//! no gRPC: it calls `wire` for bytes alone.
+
+pub mod clock;
+pub mod identity;
+pub mod intake;
+pub mod query;
+pub mod subscription;
+pub mod tail;
+pub mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::clock::Clock;
+use self::intake::{Input, Kept, Preparation, Rejection, Taken};
+use self::query::{Page, PageOptions, QueryRange};
+use self::subscription::{AtHead, EventStream, OnGap, StreamOptions};
+use self::tail::Tail;
+use self::writer::{AppendError, Writer, WriterHandle, WriterLimits};
+use crate::domain::classification::{Cause, Classification};
+use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
+use crate::domain::event::{Intake, Timestamp};
+use crate::domain::filter::Filter;
+use crate::journal::{Appended, Bounds, Direction, Journal, ReadError};
+use crate::okta::org::OrgError;
+use crate::telemetry;
+use crate::wire::record::{AppendTime, RawPart, StoredEvent};
+
+/// Inputs below this many bytes are read on the caller's thread: about 30 events, 0.5 ms.
+const INLINE_BYTES_MAX: usize = 48 * 1024;
+
+/// What the engine may use at the most, and how it is set.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    pub writer: WriterLimits,
+    /// Bytes of recent records that are held for readers.
+    pub tail_bytes_max: usize,
+    pub events_per_call_max: usize,
+    pub streams_max: usize,
+    /// When a stream ends by itself; `None`: never.
+    pub stream_age_max: Option<Duration>,
+    /// Records that one page of a list may look at.
+    pub scan_records_max: usize,
+}
+
+/// What became of one event of a call.
+#[derive(Debug)]
+pub struct Ingested {
+    pub input_index: usize,
+    pub event_index: usize,
+    pub uuid: String,
+    pub outcome: Outcome,
+}
+
+/// See the contract's `IngestStatus`.
+#[derive(Debug)]
+pub enum Outcome {
+    Accepted {
+        seq: Seq,
+        classification: Classification,
+    },
+    Duplicate {
+        seq: Seq,
+        classification: Classification,
+    },
+    Filtered {
+        classification: Classification,
+    },
+    Rejected(Rejection),
+}
+
+/// Why a call took nothing in.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    #[error(transparent)]
+    Org(#[from] OrgError),
+    /// Send fewer at once; nothing was written.
+    #[error("the call has {events} events, at most {events_max} are taken")]
+    TooMany { events: usize, events_max: usize },
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}
+
+/// Where a stream starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// After the place that this text names.
+    Cursor(String),
+    /// After the last event that was appended earlier.
+    Time(Timestamp),
+    Earliest,
+    Latest,
+}
+
+/// What a reader asks for.
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    pub start: Start,
+    pub filter: Filter,
+    pub heartbeat: Duration,
+    pub on_gap: OnGap,
+    pub at_head: AtHead,
+    pub raw: RawPart,
+}
+
+/// Why a place can't be read from.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    #[error("the cursor is ahead of the newest event ({head})")]
+    Ahead { head: Seq },
+    #[error("as many streams are open as the limit allows ({streams_max})")]
+    TooManyStreams { streams_max: usize },
+    #[error("the service is stopping")]
+    ShuttingDown,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Which event is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    Cursor(String),
+    Key { org: String, uuid: String },
+}
+
+/// Why there is no event to give.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    #[error(transparent)]
+    Org(#[from] OrgError),
+    #[error("there is no such event: it was never seen, or removed by retention")]
+    NotFound,
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// What a list is asked for.
+#[derive(Clone, Debug)]
+pub struct List {
+    pub filter: Filter,
+    pub start: Option<Timestamp>,
+    pub end: Option<Timestamp>,
+    pub direction: Direction,
+    pub events_max: usize,
+    pub raw: RawPart,
+    /// What the page before left; `None` on the first page.
+    pub rest: Option<QueryRange>,
+}
+
+/// The service, without its transports. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Parts>);
+
+#[derive(Debug)]
+struct Parts {
+    journal: Arc<dyn Journal>,
+    tail: Arc<Tail>,
+    writer: WriterHandle,
+    preparation: Arc<Preparation>,
+    clock: Clock,
+    limits: EngineLimits,
+    streams: Arc<Semaphore>,
+    drain: CancellationToken,
+}
+
+impl Engine {
+    /// Joins the parts. The writer's task is the caller's to run; until it runs, nothing is
+    /// appended.
+    pub async fn new(
+        journal: Arc<dyn Journal>,
+        preparation: Arc<Preparation>,
+        clock: Clock,
+        limits: EngineLimits,
+    ) -> Result<(Self, Writer), ReadError> {
+        let tail = Arc::new(Tail::new(journal.bounds().head, limits.tail_bytes_max));
+        let (writer, handle) = Writer::new(
+            Arc::clone(&journal),
+            Arc::clone(&tail),
+            clock.clone(),
+            limits.writer,
+        )
+        .await?;
+        telemetry::head(tail.head().get());
+        let parts = Parts {
+            journal,
+            tail,
+            writer: handle,
+            preparation,
+            clock,
+            limits,
+            streams: Arc::new(Semaphore::new(limits.streams_max)),
+            drain: CancellationToken::new(),
+        };
+        Ok((Self(Arc::new(parts)), writer))
+    }
+
+    /// Which journal this is.
+    pub fn journal_id(&self) -> JournalId {
+        self.0.journal.id()
+    }
+
+    /// The cursor's text of a place.
+    pub fn cursor(&self, seq: Seq) -> String {
+        Cursor::new(self.journal_id(), seq).to_string()
+    }
+
+    pub fn bounds(&self) -> Bounds {
+        self.0.journal.bounds()
+    }
+
+    /// Ends every stream as planned, and takes no new calls.
+    pub fn drain(&self) {
+        self.0.drain.cancel();
+    }
+
+    /// Takes events in; answers when those that are accepted are durable.
+    ///
+    /// # Cancel safety
+    /// Events that were read before the call was dropped may be appended all the same.
+    pub async fn ingest(
+        &self,
+        org: &str,
+        inputs: Vec<Input>,
+        intake: Intake,
+    ) -> Result<Vec<Ingested>, IngestError> {
+        if self.0.drain.is_cancelled() {
+            return Err(AppendError::ShuttingDown.into());
+        }
+        let mut taken = self.prepare(org, inputs, intake).await?;
+        let events_max = self.0.limits.events_per_call_max;
+        if taken.len() > events_max {
+            return Err(IngestError::TooMany {
+                events: taken.len(),
+                events_max,
+            });
+        }
+        let prepared: Vec<_> = taken
+            .iter_mut()
+            .filter_map(|taken| taken.outcome.as_mut().ok()?.prepared.take())
+            .collect();
+        let fingerprints: Vec<_> = prepared.iter().map(|event| event.fingerprint).collect();
+        let appended = if prepared.is_empty() {
+            Vec::new()
+        } else {
+            self.0.writer.append(prepared).await?
+        };
+        let mut appended = appended.into_iter().zip(fingerprints);
+        let keep = self.0.preparation.keep;
+        let ingested = taken
+            .into_iter()
+            .map(|taken| {
+                let outcome = match taken.outcome {
+                    Err(rejection) => Outcome::Rejected(rejection),
+                    Ok(Kept { classification, .. }) if !keep.keeps(classification.verdict) => {
+                        Outcome::Filtered { classification }
+                    }
+                    Ok(Kept { classification, .. }) => {
+                        match appended
+                            .next()
+                            .expect("one answer for each event that is kept")
+                        {
+                            (Appended::New(seq), _) => Outcome::Accepted {
+                                seq,
+                                classification,
+                            },
+                            (Appended::Known { seq, fingerprint }, ours) => {
+                                match identity::conflict(&fingerprint, &ours) {
+                                    None => Outcome::Duplicate {
+                                        seq,
+                                        classification,
+                                    },
+                                    Some(field) => Outcome::Rejected(Rejection::Conflict { field }),
+                                }
+                            }
+                        }
+                    }
+                };
+                let Taken {
+                    input_index,
+                    event_index,
+                    uuid,
+                    ..
+                } = taken;
+                Ingested {
+                    input_index,
+                    event_index,
+                    uuid,
+                    outcome,
+                }
+            })
+            .collect::<Vec<_>>();
+        for event in &ingested {
+            count(intake, &event.outcome);
+        }
+        Ok(ingested)
+    }
+
+    async fn prepare(
+        &self,
+        org: &str,
+        inputs: Vec<Input>,
+        intake: Intake,
+    ) -> Result<Vec<Taken>, IngestError> {
+        let preparation = Arc::clone(&self.0.preparation);
+        let call = preparation.orgs.of_call(org)?;
+        let now = self.0.clock.now();
+        let bytes: usize = inputs.iter().map(input_bytes).sum();
+        if bytes < INLINE_BYTES_MAX {
+            return Ok(preparation.prepare(&call, inputs, intake, now));
+        }
+        let work = move || preparation.prepare(&call, inputs, intake, now);
+        tokio::task::spawn_blocking(work).await.map_err(|error| {
+            tracing::error!(%error, "reading a call's events panicked");
+            AppendError::ShuttingDown.into()
+        })
+    }
+
+    /// Opens a stream.
+    pub async fn subscribe(&self, asked: Subscribe) -> Result<EventStream, PlaceError> {
+        if self.0.drain.is_cancelled() {
+            return Err(PlaceError::ShuttingDown);
+        }
+        let streams_max = self.0.limits.streams_max;
+        let place = Arc::clone(&self.0.streams).try_acquire_owned().map_err(
+            |_: tokio::sync::TryAcquireError| PlaceError::TooManyStreams { streams_max },
+        )?;
+        let start = self.find_start(&asked.start).await?;
+        let Bounds { earliest, .. } = self.bounds();
+        if asked.on_gap == OnGap::Fail && start.next() < earliest {
+            return Err(ReadError::Trimmed {
+                asked: start.next(),
+                earliest,
+            }
+            .into());
+        }
+        let options = StreamOptions {
+            start,
+            filter: asked.filter,
+            heartbeat: asked.heartbeat,
+            on_gap: asked.on_gap,
+            at_head: asked.at_head,
+            raw: asked.raw,
+            age_max: self.0.limits.stream_age_max,
+        };
+        Ok(EventStream::new(
+            Arc::clone(&self.0.journal),
+            Arc::clone(&self.0.tail),
+            self.0.drain.clone(),
+            options,
+            place,
+        ))
+    }
+
+    async fn find_start(&self, start: &Start) -> Result<Seq, PlaceError> {
+        let head = self.0.tail.head();
+        match start {
+            Start::Earliest => Ok(self.bounds().earliest.previous()),
+            Start::Latest => Ok(head),
+            Start::Time(time) => {
+                let time = AppendTime::from_timestamp(*time);
+                // What is durable but not shown yet is left to the stream.
+                Ok(query::last_before(&*self.0.journal, time).await?.min(head))
+            }
+            Start::Cursor(text) => {
+                let seq = Cursor::parse_for(text, self.journal_id())?.seq;
+                if seq > head {
+                    Err(PlaceError::Ahead { head })
+                } else {
+                    Ok(seq)
+                }
+            }
+        }
+    }
+
+    /// Gives one page of events.
+    pub async fn list(&self, asked: List) -> Result<Page, ReadError> {
+        let journal = &*self.0.journal;
+        let range = match asked.rest {
+            Some(rest) => rest,
+            None => {
+                let head = self.0.tail.head();
+                let before = async |time: Option<Timestamp>, otherwise: Seq| match time {
+                    Some(time) => {
+                        query::last_before(journal, AppendTime::from_timestamp(time)).await
+                    }
+                    None => Ok(otherwise),
+                };
+                QueryRange {
+                    lowest: before(asked.start, self.bounds().earliest.previous())
+                        .await?
+                        .next(),
+                    highest: before(asked.end, head).await?.min(head),
+                }
+            }
+        };
+        let options = PageOptions {
+            filter: asked.filter,
+            direction: asked.direction,
+            events_max: asked.events_max,
+            scan_records_max: self.0.limits.scan_records_max,
+            raw: asked.raw,
+        };
+        query::read_page(journal, range, &options).await
+    }
+
+    /// Gives one event.
+    pub async fn get(&self, which: Which) -> Result<StoredEvent, GetError> {
+        let journal = &*self.0.journal;
+        let seq = match which {
+            Which::Cursor(text) => Cursor::parse_for(&text, self.journal_id())?.seq,
+            Which::Key { org, uuid } => {
+                let orgs = &self.0.preparation.orgs;
+                let org = orgs.of_event(&orgs.of_call(&org)?, "")?;
+                let key = identity::dedupe_key(&org, &uuid.to_ascii_lowercase());
+                let found = journal.find(key).await?;
+                found.ok_or(GetError::NotFound)?.0
+            }
+        };
+        // Durable and not shown yet is as good as not there.
+        if seq > self.0.tail.head() {
+            return Err(GetError::NotFound);
+        }
+        query::read_one(journal, seq)
+            .await?
+            .ok_or(GetError::NotFound)
+    }
+}
+
+fn input_bytes(input: &Input) -> usize {
+    match input {
+        Input::Json(json) => json.len(),
+        // Typed events are written as JSON first; their size is not known, a KiB is usual.
+        Input::Event { .. } | Input::Card(_) => 1024,
+        Input::Unusable { .. } => 0,
+    }
+}
+
+fn count(intake: Intake, outcome: &Outcome) {
+    let intake = match intake {
+        Intake::Grpc => "grpc",
+        Intake::EventHook => "event_hook",
+        Intake::SystemLog => "system_log",
+    };
+    let status = match outcome {
+        Outcome::Accepted { classification, .. } => {
+            telemetry::classified(
+                classification.verdict.name(),
+                classification.category.name(),
+                classification.cause.map_or("", Cause::name),
+                classification.disposition.name(),
+            );
+            "accepted"
+        }
+        Outcome::Duplicate { .. } => "duplicate",
+        Outcome::Filtered { .. } => "filtered",
+        Outcome::Rejected(Rejection::Conflict { .. }) => "conflict",
+        Outcome::Rejected(_) => "rejected",
+    };
+    telemetry::ingested(intake, status, 1);
+}

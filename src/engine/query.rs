@@ -1,0 +1,166 @@
+//! Reading without a stream: pages of events, one event, and places found by time.
+//!
+//! A page ends after a bounded amount of reading, matched or not, so no filter makes one call
+//! long. A query's upper end is pinned when it begins, so pages don't shift while events come in.
+
+use crate::domain::cursor::Seq;
+use crate::domain::filter::Filter;
+use crate::journal::{Direction, Journal, ReadError, ReadLimit};
+use crate::wire::record::{AppendTime, RawPart, StoredEvent};
+
+/// Bytes after which a page ends, as the contract says.
+const PAGE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What one read takes from the journal.
+const CHUNK: ReadLimit = ReadLimit {
+    records_max: 1000,
+    bytes_max: 1024 * 1024,
+};
+
+/// One record is all that is needed to know a place's time.
+const ONE: ReadLimit = ReadLimit {
+    records_max: 1,
+    bytes_max: 1,
+};
+
+/// What is left of a query: from the next place to look at to the last one, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryRange {
+    pub lowest: Seq,
+    pub highest: Seq,
+}
+
+impl QueryRange {
+    fn is_empty(self) -> bool {
+        self.lowest > self.highest
+    }
+}
+
+/// How a page is read.
+#[derive(Clone, Debug)]
+pub struct PageOptions {
+    pub filter: Filter,
+    pub direction: Direction,
+    pub events_max: usize,
+    pub scan_records_max: usize,
+    pub raw: RawPart,
+}
+
+/// A page, and what is left after it.
+#[derive(Debug)]
+pub struct Page {
+    pub events: Vec<StoredEvent>,
+    pub rest: Option<QueryRange>,
+}
+
+/// Reads a page of a range.
+pub async fn read_page(
+    journal: &dyn Journal,
+    mut range: QueryRange,
+    options: &PageOptions,
+) -> Result<Page, ReadError> {
+    let mut events: Vec<StoredEvent> = Vec::new();
+    let mut bytes = 0;
+    let mut scanned = 0;
+    'page: while !range.is_empty() && scanned < options.scan_records_max {
+        let from = match options.direction {
+            // What was trimmed meanwhile is not there to be listed.
+            Direction::OldestFirst => range.lowest.max(journal.bounds().earliest),
+            Direction::NewestFirst => range.highest,
+        };
+        let records = match journal.read(from, options.direction, CHUNK).await {
+            Ok(records) => records,
+            Err(ReadError::Trimmed { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        if records.is_empty() {
+            return Ok(Page { events, rest: None });
+        }
+        for record in records {
+            if record.seq < range.lowest || record.seq > range.highest {
+                return Ok(Page { events, rest: None });
+            }
+            let event = parse(&record)?;
+            if event
+                .passes(&options.filter)
+                .map_err(|cause| corrupt(record.seq, cause))?
+            {
+                let len = event.wire_len(options.raw);
+                let full = events.len() == options.events_max
+                    || (!events.is_empty() && bytes + len > PAGE_BYTES_MAX);
+                if full {
+                    break 'page;
+                }
+                bytes += len;
+                events.push(event);
+            }
+            scanned += 1;
+            match options.direction {
+                Direction::OldestFirst => range.lowest = record.seq.next(),
+                Direction::NewestFirst if record.seq == Seq::FIRST => {
+                    return Ok(Page { events, rest: None });
+                }
+                Direction::NewestFirst => range.highest = record.seq.previous(),
+            }
+        }
+    }
+    Ok(Page {
+        events,
+        rest: (!range.is_empty()).then_some(range),
+    })
+}
+
+/// The event at a place; none if it was trimmed or never was.
+pub async fn read_one(journal: &dyn Journal, seq: Seq) -> Result<Option<StoredEvent>, ReadError> {
+    if seq == Seq::ZERO {
+        return Ok(None);
+    }
+    let records = match journal.read(seq, Direction::OldestFirst, ONE).await {
+        Ok(records) => records,
+        Err(ReadError::Trimmed { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    records
+        .first()
+        .filter(|record| record.seq == seq)
+        .map(parse)
+        .transpose()
+}
+
+/// The last place whose event was appended before `time`, or the place before the earliest
+/// event. Append times never go back, so halving the range finds it.
+pub async fn last_before(journal: &dyn Journal, time: AppendTime) -> Result<Seq, ReadError> {
+    'again: loop {
+        let bounds = journal.bounds();
+        // Everything at or below `low` is before `time`, everything above `high` is not.
+        let (mut low, mut high) = (bounds.earliest.previous(), bounds.head);
+        while low < high {
+            let middle = Seq::new(low.get() + (high.get() - low.get()).div_ceil(2));
+            let records = match journal.read(middle, Direction::OldestFirst, ONE).await {
+                Ok(records) => records,
+                // Retention went past us; the range has changed.
+                Err(ReadError::Trimmed { .. }) => continue 'again,
+                Err(error) => return Err(error),
+            };
+            // A journal with holes gives the next one there is.
+            match records.first() {
+                Some(record) if record.seq <= high && parse(record)?.append_time < time => {
+                    low = record.seq;
+                }
+                _ => high = middle.previous(),
+            }
+        }
+        return Ok(low);
+    }
+}
+
+fn parse(record: &crate::journal::Record) -> Result<StoredEvent, ReadError> {
+    StoredEvent::parse(record.seq, &record.bytes).map_err(|cause| corrupt(record.seq, cause))
+}
+
+fn corrupt(seq: Seq, cause: crate::wire::record::RecordError) -> ReadError {
+    ReadError::Corrupt {
+        seq,
+        cause: Some(cause.into()),
+    }
+}

@@ -1,0 +1,311 @@
+//! A reader's stream: catch up from the journal, then follow the tail.
+//!
+//! - In order, no hole: what a filter leaves out is passed over, what retention removed is named.
+//! - A heartbeat's cursor moves with the reading and is never ahead of a match that was not sent.
+//! - The reader pulls: nothing is read ahead of what it takes, but one chunk, so a stuck reader
+//!   holds one chunk of memory and costs nobody else anything.
+//!
+//! Knows nothing of gRPC; the transport asks for one delivery after the other.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::tail::Tail;
+use crate::domain::cursor::Seq;
+use crate::domain::filter::Filter;
+use crate::journal::{Direction, Journal, ReadError, ReadLimit};
+use crate::telemetry;
+use crate::wire::record::{RawPart, StoredEvent};
+
+/// Events of one batch at the most, as the contract says.
+pub const BATCH_EVENTS_MAX: usize = 100;
+/// Bytes of one batch at the most, unless one event is larger, as the contract says.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// What one read takes from the journal or the ring: a few batches, so that reading is worth a
+/// hop to another thread, and a stuck reader holds at most this much.
+const CHUNK: ReadLimit = ReadLimit {
+    records_max: 1000,
+    bytes_max: 1024 * 1024,
+};
+
+/// What to do where events were trimmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGap {
+    Fail,
+    Skip,
+}
+
+/// Whether the stream ends at the head that it found when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtHead {
+    Follow,
+    Stop,
+}
+
+/// What a reader asks for, its starting place found.
+#[derive(Clone, Debug)]
+pub struct StreamOptions {
+    /// Events after this place are sent.
+    pub start: Seq,
+    pub filter: Filter,
+    pub heartbeat: Duration,
+    pub on_gap: OnGap,
+    pub at_head: AtHead,
+    pub raw: RawPart,
+    /// When the stream ends by itself; `None`: never.
+    pub age_max: Option<Duration>,
+}
+
+/// One message to the reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    Confirmation {
+        start: Seq,
+        earliest: Seq,
+        head: Seq,
+    },
+    Batch(Vec<StoredEvent>),
+    Heartbeat {
+        at: Seq,
+        head: Seq,
+    },
+    CaughtUp {
+        at: Seq,
+    },
+    Gap {
+        first_lost: Seq,
+        last_lost: Seq,
+    },
+    Ending {
+        at: Seq,
+        reason: Ending,
+    },
+}
+
+/// Why a stream ended as planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    HeadReached,
+    Drain,
+    MaxAge,
+}
+
+/// Where a stream stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Unconfirmed,
+    Reading,
+    Over,
+}
+
+/// A stream of deliveries; it ends after `Ending`, or after an error.
+#[derive(Debug)]
+pub struct EventStream {
+    journal: Arc<dyn Journal>,
+    tail: Arc<Tail>,
+    head: watch::Receiver<Seq>,
+    drain: CancellationToken,
+    options: StreamOptions,
+    phase: Phase,
+    /// Everything up to here was sent, waits in `matches`, or is not wanted.
+    at: Seq,
+    matches: VecDeque<StoredEvent>,
+    /// `CaughtUp` was sent since the reader last had to go to the journal.
+    told_caught_up: bool,
+    stop_at: Seq,
+    last_sent: Instant,
+    ends: Option<Instant>,
+    _place: OwnedSemaphorePermit,
+    _counted: telemetry::ReaderGuard,
+}
+
+impl EventStream {
+    pub(super) fn new(
+        journal: Arc<dyn Journal>,
+        tail: Arc<Tail>,
+        drain: CancellationToken,
+        options: StreamOptions,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let head = tail.watch();
+        let stop_at = tail.head();
+        let now = Instant::now();
+        Self {
+            at: options.start,
+            stop_at,
+            head,
+            journal,
+            tail,
+            drain,
+            phase: Phase::Unconfirmed,
+            matches: VecDeque::new(),
+            told_caught_up: false,
+            last_sent: now,
+            ends: options.age_max.map(|age| now + age),
+            options,
+            _place: place,
+            _counted: telemetry::ReaderGuard::new(),
+        }
+    }
+
+    /// The next message; `None` once the stream is over. After an error it is over, too.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a dropped call loses nothing, the next one goes on.
+    pub async fn next(&mut self) -> Option<Result<Delivery, ReadError>> {
+        if self.phase == Phase::Over {
+            return None;
+        }
+        let delivery = self.step().await;
+        self.last_sent = Instant::now();
+        match &delivery {
+            Ok(Delivery::Ending { .. }) | Err(_) => self.phase = Phase::Over,
+            Ok(Delivery::Batch(events)) => telemetry::streamed(events.len() as u64),
+            Ok(_) => {}
+        }
+        Some(delivery)
+    }
+
+    async fn step(&mut self) -> Result<Delivery, ReadError> {
+        if self.phase == Phase::Unconfirmed {
+            self.phase = Phase::Reading;
+            return Ok(Delivery::Confirmation {
+                start: self.at,
+                earliest: self.journal.bounds().earliest.previous(),
+                head: self.stop_at,
+            });
+        }
+        loop {
+            if let Some(batch) = self.take_batch() {
+                return Ok(Delivery::Batch(batch));
+            }
+            if let Some(reason) = self.planned_end() {
+                return Ok(Delivery::Ending {
+                    at: self.at,
+                    reason,
+                });
+            }
+            let head = *self.head.borrow_and_update();
+            if self.at < head {
+                if let Some(gap) = self.read_chunk().await? {
+                    return Ok(gap);
+                }
+                if self.matches.is_empty() && self.last_sent.elapsed() >= self.options.heartbeat {
+                    return Ok(Delivery::Heartbeat { at: self.at, head });
+                }
+                continue;
+            }
+            if !self.told_caught_up {
+                self.told_caught_up = true;
+                return Ok(Delivery::CaughtUp { at: self.at });
+            }
+            if !self.wait().await {
+                return Ok(Delivery::Heartbeat { at: self.at, head });
+            }
+        }
+    }
+
+    fn planned_end(&self) -> Option<Ending> {
+        if self.options.at_head == AtHead::Stop && self.at >= self.stop_at {
+            Some(Ending::HeadReached)
+        } else if self.drain.is_cancelled() {
+            Some(Ending::Drain)
+        } else if self.ends.is_some_and(|ends| Instant::now() >= ends) {
+            Some(Ending::MaxAge)
+        } else {
+            None
+        }
+    }
+
+    /// Waits for something to do; false when it is time for a heartbeat.
+    async fn wait(&mut self) -> bool {
+        let heartbeat = self.last_sent + self.options.heartbeat;
+        let wake = self.ends.map_or(heartbeat, |ends| ends.min(heartbeat));
+        // Dropping any branch is safe: the watch keeps its value, the token its state.
+        tokio::select! {
+            changed = self.head.changed() => {
+                // The sender lives in `self.tail`, so it can't have gone.
+                debug_assert!(changed.is_ok());
+                true
+            }
+            () = self.drain.cancelled() => true,
+            () = tokio::time::sleep_until(wake) => wake < heartbeat,
+        }
+    }
+
+    /// Looks at the next events; gives a `Gap` where some were trimmed.
+    async fn read_chunk(&mut self) -> Result<Option<Delivery>, ReadError> {
+        if let Some(events) = self.tail.after(self.at, BATCH_EVENTS_MAX) {
+            for event in events {
+                self.consider(event)?;
+            }
+            return Ok(None);
+        }
+        self.told_caught_up = false;
+        let records = match self
+            .journal
+            .read(self.at.next(), Direction::OldestFirst, CHUNK)
+            .await
+        {
+            Ok(records) => records,
+            Err(ReadError::Trimmed { earliest, .. }) if self.options.on_gap == OnGap::Skip => {
+                let first_lost = self.at.next();
+                self.at = earliest.previous();
+                return Ok(Some(Delivery::Gap {
+                    first_lost,
+                    last_lost: self.at,
+                }));
+            }
+            Err(error) => return Err(error),
+        };
+        for record in records {
+            let event = StoredEvent::parse(record.seq, &record.bytes).map_err(|cause| {
+                ReadError::Corrupt {
+                    seq: record.seq,
+                    cause: Some(cause.into()),
+                }
+            })?;
+            self.consider(event)?;
+        }
+        Ok(None)
+    }
+
+    fn consider(&mut self, event: StoredEvent) -> Result<(), ReadError> {
+        if self.options.at_head == AtHead::Stop && event.seq > self.stop_at {
+            return Ok(());
+        }
+        let seq = event.seq;
+        let wanted = event
+            .passes(&self.options.filter)
+            .map_err(|cause| ReadError::Corrupt {
+                seq,
+                cause: Some(cause.into()),
+            })?;
+        self.at = seq;
+        if wanted {
+            self.matches.push_back(event);
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self) -> Option<Vec<StoredEvent>> {
+        let mut bytes = 0;
+        let count = self
+            .matches
+            .iter()
+            .take(BATCH_EVENTS_MAX)
+            .take_while(|event| {
+                let first = bytes == 0;
+                bytes += event.wire_len(self.options.raw);
+                first || bytes <= BATCH_BYTES_MAX
+            })
+            .count();
+        (count > 0).then(|| self.matches.drain(..count).collect())
+    }
+}

@@ -1,0 +1,97 @@
+//! The newest events, held in memory once for all readers, and the signal that there are more.
+//!
+//! Only what is durable gets in. The ring is bounded in bytes; a reader that falls out of it goes
+//! on from the journal. Publishing never waits for a reader.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use tokio::sync::watch;
+
+use crate::domain::cursor::Seq;
+use crate::wire::record::StoredEvent;
+
+#[derive(Debug)]
+pub struct Tail {
+    ring: Mutex<Ring>,
+    head: watch::Sender<Seq>,
+    bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Ring {
+    events: VecDeque<StoredEvent>,
+    bytes: usize,
+    /// Every event after this place is in the ring.
+    after: Seq,
+}
+
+impl Tail {
+    /// An empty ring behind `head`, which is the last event of the journal.
+    pub fn new(head: Seq, bytes_max: usize) -> Self {
+        Self {
+            ring: Mutex::new(Ring {
+                events: VecDeque::new(),
+                bytes: 0,
+                after: head,
+            }),
+            head: watch::Sender::new(head),
+            bytes_max,
+        }
+    }
+
+    /// The last durable event's place.
+    pub fn head(&self) -> Seq {
+        *self.head.borrow()
+    }
+
+    /// Tells of every new head.
+    pub fn watch(&self) -> watch::Receiver<Seq> {
+        self.head.subscribe()
+    }
+
+    /// Shows events, in order, that have just become durable.
+    pub fn publish(&self, events: Vec<StoredEvent>) {
+        let Some(head) = events.last().map(|event| event.seq) else {
+            return;
+        };
+        {
+            let mut ring = self.lock();
+            for event in events {
+                ring.bytes += event.record_bytes();
+                ring.events.push_back(event);
+            }
+            while ring.bytes > self.bytes_max {
+                let Some(oldest) = ring.events.pop_front() else {
+                    break;
+                };
+                ring.bytes -= oldest.record_bytes();
+                ring.after = oldest.seq;
+            }
+        }
+        self.head.send_replace(head);
+    }
+
+    /// Up to `count_max` events after a place; `None` if the ring does not reach back that far.
+    pub fn after(&self, place: Seq, count_max: usize) -> Option<Vec<StoredEvent>> {
+        let ring = self.lock();
+        if place < ring.after {
+            return None;
+        }
+        let start = ring.events.partition_point(|event| event.seq <= place);
+        Some(
+            ring.events
+                .iter()
+                .skip(start)
+                .take(count_max)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {
+        self.ring
+            .lock()
+            .expect("nothing panics while it holds the ring")
+    }
+}

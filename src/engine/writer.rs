@@ -1,0 +1,266 @@
+//! The one task that appends: it takes what has queued while the last flush ran, writes it as one
+//! batch, flushes once, shows it to the readers, then answers.
+//!
+//! - Nobody is answered, and no reader sees an event, before the journal says it is durable.
+//! - The queue is bounded in bytes; what does not fit is refused at once, as a whole.
+//! - After a failed write nothing more is taken, and the task ends with the error.
+//!
+//! The writer does not linger for more, and knows nothing of what is in a record.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::tail::Tail;
+use crate::domain::cursor::Seq;
+use crate::journal::{self, Appended, Batch, DedupeKey, Entry, Fingerprint, Journal, StateChange};
+use crate::telemetry;
+use crate::wire::record::{AppendTime, Draft, StoredEvent};
+
+/// Key of the state table: the newest append time, so that it never goes back, even when the
+/// clock does over a restart, or when every event was trimmed.
+const APPEND_TIME_KEY: &[u8] = b"append_time";
+
+/// Calls that wait in the queue, whatever their size; their bytes are bounded apart.
+const QUEUED_CALLS_MAX: usize = 4096;
+
+/// Permits are counted in units of this many bytes, since a semaphore counts to 2^32.
+const PERMIT_BYTES: usize = 256;
+
+/// An event that is ready to be appended.
+#[derive(Debug)]
+pub struct Prepared {
+    pub key: DedupeKey,
+    pub fingerprint: Fingerprint,
+    pub draft: Draft,
+}
+
+/// Why events were not appended.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// Try again later; nothing was written.
+    #[error("too many bytes wait to be written")]
+    Overloaded,
+    /// Make room, then try again; nothing was written.
+    #[error(
+        "too little room on disk: {free_bytes} bytes are free, {reserve_bytes} are kept in reserve"
+    )]
+    StorageFull { free_bytes: u64, reserve_bytes: u64 },
+    /// The service is stopping; nothing was written.
+    #[error("the service is stopping")]
+    ShuttingDown,
+    /// The write failed or its answer was lost: the events may be durable or not. Send them again
+    /// when the service is back.
+    #[error("writing failed, the events may be kept or not")]
+    OutcomeUnknown,
+}
+
+/// Hands events to the writer.
+#[derive(Clone, Debug)]
+pub struct WriterHandle {
+    queue: mpsc::Sender<Call>,
+    room: Arc<Semaphore>,
+    queue_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Call {
+    events: Vec<Prepared>,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
+    /// Given back when the call was answered.
+    _room: OwnedSemaphorePermit,
+}
+
+impl WriterHandle {
+    /// Appends events as one, in order, and answers when they are durable.
+    ///
+    /// # Cancel safety
+    /// Once queued, events are written even if this future is dropped.
+    pub async fn append(&self, events: Vec<Prepared>) -> Result<Vec<Appended>, AppendError> {
+        let bytes: usize = events.iter().map(|event| event.draft.record_bytes()).sum();
+        // A call that is larger than the whole queue may go alone.
+        let counted = bytes.min(self.queue_bytes_max);
+        let permits = u32::try_from(counted.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room)
+            .try_acquire_many_owned(permits)
+            .map_err(|_: tokio::sync::TryAcquireError| AppendError::Overloaded)?;
+        let (answer, answered) = oneshot::channel();
+        let call = Call {
+            events,
+            bytes,
+            answer,
+            _room: room,
+        };
+        self.queue.try_send(call).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AppendError::ShuttingDown,
+        })?;
+        telemetry::queue_bytes(self.queued_bytes());
+        answered.await.unwrap_or(Err(AppendError::OutcomeUnknown))
+    }
+
+    fn queued_bytes(&self) -> usize {
+        let all = self.queue_bytes_max.div_ceil(PERMIT_BYTES);
+        all.saturating_sub(self.room.available_permits()) * PERMIT_BYTES
+    }
+}
+
+/// The writer itself; [`Writer::run`] is its task.
+#[derive(Debug)]
+pub struct Writer {
+    journal: Arc<dyn Journal>,
+    tail: Arc<Tail>,
+    clock: Clock,
+    queue: mpsc::Receiver<Call>,
+    batch_bytes_max: usize,
+    last_time: AppendTime,
+}
+
+/// Bounds of the writer's queue and batches.
+#[derive(Clone, Copy, Debug)]
+pub struct WriterLimits {
+    /// Bytes of records that may wait or be under way.
+    pub queue_bytes_max: usize,
+    /// Bytes of records after which a batch takes no further call.
+    pub batch_bytes_max: usize,
+}
+
+impl Writer {
+    /// Prepares the writer of a journal; reads from it how far append times have come.
+    pub async fn new(
+        journal: Arc<dyn Journal>,
+        tail: Arc<Tail>,
+        clock: Clock,
+        limits: WriterLimits,
+    ) -> Result<(Self, WriterHandle), journal::ReadError> {
+        let last_time = journal
+            .state(APPEND_TIME_KEY)
+            .await?
+            .first()
+            .and_then(|(_, value)| value.as_slice().try_into().ok().map(i64::from_be_bytes))
+            .map_or(AppendTime::default(), AppendTime);
+        let (sender, queue) = mpsc::channel(QUEUED_CALLS_MAX);
+        let permits = limits.queue_bytes_max.div_ceil(PERMIT_BYTES);
+        let handle = WriterHandle {
+            queue: sender,
+            room: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            queue_bytes_max: limits.queue_bytes_max,
+        };
+        let batch_bytes_max = limits.batch_bytes_max;
+        Ok((
+            Self {
+                journal,
+                tail,
+                clock,
+                queue,
+                batch_bytes_max,
+                last_time,
+            },
+            handle,
+        ))
+    }
+
+    /// Appends until told to stop, then what has queued by then.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        loop {
+            // Biased, so that a stop closes the queue before more is taken; `recv` loses nothing
+            // when it is dropped, and gives what had queued after the close.
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled(), if !self.queue.is_closed() => {
+                    self.queue.close();
+                    continue;
+                }
+                call = self.queue.recv() => call,
+            };
+            let Some(first) = first else {
+                return Ok(());
+            };
+            let mut bytes = first.bytes;
+            let mut calls = vec![first];
+            while bytes < self.batch_bytes_max {
+                let Ok(call) = self.queue.try_recv() else {
+                    break;
+                };
+                bytes += call.bytes;
+                calls.push(call);
+            }
+            self.append(calls, bytes).await?;
+        }
+    }
+
+    async fn append(&mut self, calls: Vec<Call>, bytes: usize) -> anyhow::Result<()> {
+        let time = self
+            .last_time
+            .max(AppendTime::from_timestamp(self.clock.now()));
+        let mut answers = Vec::with_capacity(calls.len());
+        let mut entries = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
+        for call in calls {
+            answers.push((call.events.len(), call.answer, call._room));
+            entries.extend(call.events.into_iter().map(|event| Entry {
+                key: event.key,
+                fingerprint: event.fingerprint,
+                record: event.draft.seal(time),
+            }));
+        }
+        let records: Vec<_> = entries.iter().map(|entry| entry.record.clone()).collect();
+        let state = vec![StateChange {
+            key: APPEND_TIME_KEY.to_vec(),
+            value: Some(time.0.to_be_bytes().to_vec()),
+        }];
+        let started = std::time::Instant::now();
+        let appended = match self.journal.append(Batch { entries, state }).await {
+            Ok(appended) => appended,
+            Err(journal::AppendError::StorageFull {
+                free_bytes,
+                reserve_bytes,
+            }) => {
+                tracing::error!(
+                    free_bytes,
+                    reserve_bytes,
+                    "too little room on disk, events are refused"
+                );
+                for (_, answer, _room) in answers {
+                    // A caller that has gone needs no answer.
+                    let _ = answer.send(Err(AppendError::StorageFull {
+                        free_bytes,
+                        reserve_bytes,
+                    }));
+                }
+                return Ok(());
+            }
+            Err(error @ journal::AppendError::Fault(_)) => {
+                for (_, answer, _room) in answers {
+                    let _ = answer.send(Err(AppendError::OutcomeUnknown));
+                }
+                return Err(error.into());
+            }
+        };
+        telemetry::flushed(started.elapsed(), records.len(), bytes);
+        self.last_time = time;
+        let new = appended
+            .iter()
+            .zip(&records)
+            .filter_map(|(appended, record)| match appended {
+                Appended::New(seq) => Some(StoredEvent::of_sealed(*seq, record)),
+                Appended::Known { .. } => None,
+            });
+        self.tail.publish(new.collect());
+        telemetry::head(self.tail.head().get());
+        let mut appended = appended.into_iter();
+        for (count, answer, _room) in answers {
+            let _ = answer.send(Ok(appended.by_ref().take(count).collect()));
+        }
+        Ok(())
+    }
+}
+
+/// Where an entry stands, new or known.
+pub fn place(appended: &Appended) -> Seq {
+    match appended {
+        Appended::New(seq) | Appended::Known { seq, .. } => *seq,
+    }
+}

@@ -1,0 +1,133 @@
+//! The gRPC services over one engine, with health, reflection and limits, as one router.
+//!
+//! Services translate and decide nothing: no rule of the domain lives here. Every refusal goes
+//! through [`status`], every answer that holds stored events through [`codec`].
+
+pub mod classifier;
+pub mod codec;
+pub mod connection;
+pub mod events;
+pub mod status;
+
+/// Server traits, generated from `proto/`; see `build.rs`.
+mod generated {
+    #![expect(
+        clippy::pedantic,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        reason = "generated"
+    )]
+    tonic::include_proto!("provident.v1.ClassifierService");
+    tonic::include_proto!("provident.v1.EventService");
+}
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tonic::codec::CompressionEncoding;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic_health::server::HealthReporter;
+
+use self::classifier::Classifiers;
+use self::events::Events;
+use self::generated::classifier_service_server::ClassifierServiceServer;
+use self::generated::event_service_server::EventServiceServer;
+use self::status::Refusal;
+use crate::engine::Engine;
+use crate::engine::intake::Preparation;
+use crate::wire;
+use crate::wire::v1::ErrorReason;
+
+/// How long a connection may be silent before it is asked for a sign of life, and how long it has
+/// to answer: half-open connections are found within 40 s.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// Names that `grpc.health.v1` answers for, beside the empty one that means the whole server.
+const HEALTH_NAMES: [&str; 2] = [
+    "provident.v1.ClassifierService",
+    "provident.v1.EventService",
+];
+
+/// The engine, once the journal is open. Until then its calls are told to come again.
+#[derive(Clone, Debug, Default)]
+pub struct EngineSlot(Arc<OnceLock<Engine>>);
+
+impl EngineSlot {
+    /// Lets calls through; the first engine stays.
+    pub fn fill(&self, engine: Engine) {
+        self.0.get_or_init(|| engine);
+    }
+
+    fn get(&self) -> Result<&Engine, Refusal> {
+        self.0.get().ok_or_else(|| {
+            Refusal::new(
+                ErrorReason::JournalUnavailable,
+                "the journal is being opened",
+            )
+        })
+    }
+}
+
+/// Bounds of the gRPC server.
+#[derive(Clone, Copy, Debug)]
+pub struct GrpcLimits {
+    /// Bytes of one request message.
+    pub message_bytes_max: usize,
+    /// Calls at a time on one connection.
+    pub streams_per_connection_max: u32,
+}
+
+/// Builds the router, health included; it says NOT_SERVING until the reporter says otherwise.
+pub async fn router(
+    preparation: Arc<Preparation>,
+    engine: EngineSlot,
+    limits: GrpcLimits,
+    reflection: bool,
+) -> anyhow::Result<(Router, HealthReporter)> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    set_serving(&reporter, false).await;
+    let classifier = ClassifierServiceServer::new(Classifiers::new(preparation))
+        .max_decoding_message_size(limits.message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    let events = EventServiceServer::new(Events::new(engine))
+        .max_decoding_message_size(limits.message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    let mut routes = Routes::new(health)
+        .add_service(classifier)
+        .add_service(events);
+    if reflection {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(wire::DESCRIPTOR)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // grpcurl 1.8 and other older clients know v1alpha only.
+        routes = routes
+            .add_service(builder().build_v1()?)
+            .add_service(builder().build_v1alpha()?);
+    }
+    let router = Server::builder()
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .add_routes(routes);
+    Ok((router, reporter))
+}
+
+/// Tells the health service's watchers whether calls are taken.
+pub async fn set_serving(reporter: &HealthReporter, serving: bool) {
+    let status = if serving {
+        tonic_health::ServingStatus::Serving
+    } else {
+        tonic_health::ServingStatus::NotServing
+    };
+    reporter.set_service_status("", status).await;
+    for name in HEALTH_NAMES {
+        reporter.set_service_status(name, status).await;
+    }
+}

@@ -1,0 +1,365 @@
+//! Our errors → gRPC codes, reasons and details: the one table.
+//!
+//! Every status that our code makes carries `google.rpc.ErrorInfo` with a reason of the contract's
+//! `ErrorReason`; invalid input also carries the fields, and what passes by itself the time to
+//! wait. A bug is `INTERNAL` without detail.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::domain::cursor::{Cursor, CursorError, JournalId};
+use crate::engine::intake::Rejection;
+use crate::engine::writer::AppendError;
+use crate::engine::{GetError, IngestError, PlaceError};
+use crate::journal::ReadError;
+use crate::okta::group_push_failed::CardError;
+use crate::okta::log_event::NotAnEvent;
+use crate::okta::org::OrgError;
+use crate::telemetry;
+use crate::wire::convert::FieldError;
+use crate::wire::v1::ErrorReason;
+
+/// `ErrorInfo.domain` of every status we make.
+pub const DOMAIN: &str = "provident.dev";
+
+/// How long to wait when a queue is full: a few flushes of a slow disk.
+const OVERLOADED_WAIT: Duration = Duration::from_millis(250);
+/// How long to wait for room on disk: somebody has to make it.
+const STORAGE_FULL_WAIT: Duration = Duration::from_secs(10);
+
+/// A refused call, before it becomes a status.
+#[derive(Debug)]
+pub struct Refusal {
+    reason: ErrorReason,
+    message: String,
+    metadata: HashMap<String, String>,
+    field: Option<(String, String)>,
+}
+
+impl Refusal {
+    pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+            metadata: HashMap::new(),
+            field: None,
+        }
+    }
+
+    /// A field of the request that can't be taken.
+    pub fn field(reason: ErrorReason, field: &str, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        let mut refusal = Self::new(reason, format!("{field}: {problem}"));
+        refusal.field = Some((field.to_owned(), problem));
+        refusal
+    }
+
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// The status, with another code than the reason usually has.
+    pub fn with_code(self, code: Code) -> Status {
+        let reason = reason_name(self.reason);
+        telemetry::refused(reason);
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, DOMAIN, self.metadata);
+        if let Some((field, problem)) = self.field {
+            details.add_bad_request_violation(field, problem);
+        }
+        let mut trailers = MetadataMap::new();
+        match self.reason {
+            ErrorReason::Overloaded => {
+                details.set_retry_info(Some(OVERLOADED_WAIT));
+                // What clients with a retry policy read.
+                trailers.insert("grpc-retry-pushback-ms", millis(OVERLOADED_WAIT).into());
+            }
+            ErrorReason::StorageFull => {
+                details.set_retry_info(Some(STORAGE_FULL_WAIT));
+            }
+            _ => {}
+        }
+        Status::with_error_details_and_metadata(code, self.message, details, trailers)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = code_of(refusal.reason);
+        refusal.with_code(code)
+    }
+}
+
+/// The reason's name as it stands in `ErrorInfo`.
+pub fn reason_name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The code of a reason.
+fn code_of(reason: ErrorReason) -> Code {
+    match reason {
+        ErrorReason::FieldInvalid
+        | ErrorReason::EventMalformed
+        | ErrorReason::FilterInvalid
+        | ErrorReason::CursorMalformed
+        | ErrorReason::PageTokenInvalid
+        | ErrorReason::TooLarge
+        // These three stand in results of single events; as a status they would be bad input.
+        | ErrorReason::EventConflict
+        | ErrorReason::OrgMismatch => Code::InvalidArgument,
+        ErrorReason::CursorForeignJournal
+        | ErrorReason::CursorAhead
+        | ErrorReason::CursorBehind => Code::FailedPrecondition,
+        ErrorReason::CursorExpired => Code::OutOfRange,
+        ErrorReason::EventNotFound
+        | ErrorReason::EventTypeUnknown
+        | ErrorReason::ApplicationUnknown
+        | ErrorReason::SubscriptionNotFound => Code::NotFound,
+        ErrorReason::SubscriptionExists => Code::AlreadyExists,
+        ErrorReason::Fenced => Code::Aborted,
+        ErrorReason::Overloaded
+        | ErrorReason::StorageFault
+        | ErrorReason::JournalUnavailable
+        | ErrorReason::ShuttingDown => Code::Unavailable,
+        ErrorReason::LimitReached | ErrorReason::StorageFull => Code::ResourceExhausted,
+        ErrorReason::RecordCorrupt => Code::DataLoss,
+        ErrorReason::Unauthenticated => Code::Unauthenticated,
+        ErrorReason::NotAllowed => Code::PermissionDenied,
+        ErrorReason::Unspecified | ErrorReason::Internal => Code::Internal,
+    }
+}
+
+/// The reason, message and field of an event that is not taken.
+pub fn rejection(rejection: &Rejection) -> (ErrorReason, String, String) {
+    let reason = match rejection {
+        Rejection::NotAnEvent(NotAnEvent::TooLarge { .. }) => ErrorReason::TooLarge,
+        Rejection::NotAnEvent(_) | Rejection::Card(CardError::Details(_)) => {
+            ErrorReason::EventMalformed
+        }
+        Rejection::Org(OrgError::Mismatch { .. }) => ErrorReason::OrgMismatch,
+        Rejection::Card(CardError::Disagrees { .. })
+        | Rejection::Org(_)
+        | Rejection::Unusable { .. } => ErrorReason::FieldInvalid,
+        Rejection::Conflict { .. } => ErrorReason::EventConflict,
+    };
+    (reason, rejection.to_string(), rejection.field().to_owned())
+}
+
+impl From<&Rejection> for Refusal {
+    fn from(rejected: &Rejection) -> Self {
+        let (reason, message, field) = rejection(rejected);
+        if field.is_empty() {
+            Self::new(reason, message)
+        } else {
+            Self::field(reason, &field, message)
+        }
+    }
+}
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        Self::field(ErrorReason::FieldInvalid, &error.field, error.problem)
+    }
+}
+
+/// A bad field of a filter.
+pub fn bad_filter(error: FieldError) -> Refusal {
+    Refusal::field(ErrorReason::FilterInvalid, &error.field, error.problem)
+        .with("field", error.field.clone())
+}
+
+impl From<OrgError> for Refusal {
+    fn from(error: OrgError) -> Self {
+        Self::field(ErrorReason::FieldInvalid, "org", error.to_string())
+    }
+}
+
+impl From<IngestError> for Refusal {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::Org(error) => error.into(),
+            IngestError::TooMany { .. } => {
+                Self::field(ErrorReason::TooLarge, "inputs", error.to_string())
+            }
+            IngestError::Append(error) => error.into(),
+        }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        let reason = match error {
+            AppendError::Overloaded => ErrorReason::Overloaded,
+            AppendError::StorageFull { .. } => ErrorReason::StorageFull,
+            AppendError::ShuttingDown => ErrorReason::ShuttingDown,
+            // Trying again is safe: org and uuid deduplicate.
+            AppendError::OutcomeUnknown => ErrorReason::StorageFault,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+/// A cursor that can't be used.
+pub fn bad_cursor(error: &CursorError) -> Refusal {
+    match error {
+        CursorError::Malformed => {
+            Refusal::field(ErrorReason::CursorMalformed, "cursor", error.to_string())
+        }
+        CursorError::ForeignJournal { ours, .. } => {
+            Refusal::new(ErrorReason::CursorForeignJournal, error.to_string())
+                .with("journal_id", ours.to_string())
+        }
+    }
+}
+
+/// A place that can't be read from.
+pub fn bad_place(journal: JournalId, error: PlaceError) -> Refusal {
+    match error {
+        PlaceError::Cursor(error) => bad_cursor(&error),
+        PlaceError::Ahead { .. } => Refusal::new(ErrorReason::CursorAhead, error.to_string()),
+        PlaceError::TooManyStreams { .. } => {
+            Refusal::new(ErrorReason::LimitReached, error.to_string())
+        }
+        PlaceError::ShuttingDown => Refusal::new(ErrorReason::ShuttingDown, error.to_string()),
+        PlaceError::Read(error) => unreadable(journal, error),
+    }
+}
+
+/// A journal that can't be read, here or for now.
+pub fn unreadable(journal: JournalId, error: ReadError) -> Refusal {
+    let message = error.to_string();
+    match error {
+        ReadError::Trimmed { earliest, .. } => {
+            let cursor = Cursor::new(journal, earliest.previous()).to_string();
+            Refusal::new(ErrorReason::CursorExpired, message).with("earliest_cursor", cursor)
+        }
+        ReadError::Corrupt { seq, cause } => {
+            tracing::error!(sequence = seq.get(), ?cause, "a stored record is damaged");
+            Refusal::new(ErrorReason::RecordCorrupt, message).with("sequence", seq.to_string())
+        }
+        ReadError::Fault(cause) => {
+            tracing::error!(cause = format!("{cause:#}"), "the journal can't be read");
+            Refusal::new(ErrorReason::JournalUnavailable, message)
+        }
+    }
+}
+
+/// An event that can't be given.
+pub fn not_given(journal: JournalId, error: GetError) -> Refusal {
+    match error {
+        GetError::Cursor(error) => bad_cursor(&error),
+        GetError::Org(error) => error.into(),
+        GetError::NotFound => Refusal::new(ErrorReason::EventNotFound, error.to_string()),
+        GetError::Read(error) => unreadable(journal, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::cursor::Seq;
+
+    const JOURNAL: JournalId = JournalId {
+        id: [1; 8],
+        epoch: 1,
+    };
+
+    fn check(refusal: Refusal, code: Code, reason: &str) -> ErrorDetails {
+        let status = Status::from(refusal);
+        assert_eq!(status.code(), code);
+        let details = status.get_error_details();
+        let info = details.error_info().expect("every status has ErrorInfo");
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            (reason, DOMAIN)
+        );
+        details
+    }
+
+    #[test]
+    fn what_passes_by_itself_says_how_long_to_wait() {
+        let status = Status::from(Refusal::from(AppendError::Overloaded));
+        assert_eq!(
+            status.metadata().get("grpc-retry-pushback-ms").unwrap(),
+            "250"
+        );
+        let details = check(
+            AppendError::Overloaded.into(),
+            Code::Unavailable,
+            "OVERLOADED",
+        );
+        assert!(details.retry_info().is_some());
+        let full = AppendError::StorageFull {
+            free_bytes: 1,
+            reserve_bytes: 2,
+        };
+        let details = check(full.into(), Code::ResourceExhausted, "STORAGE_FULL");
+        assert!(details.retry_info().is_some());
+    }
+
+    #[test]
+    fn an_expired_cursor_names_the_earliest() {
+        let error = ReadError::Trimmed {
+            asked: Seq::new(3),
+            earliest: Seq::new(9),
+        };
+        let details = check(
+            unreadable(JOURNAL, error),
+            Code::OutOfRange,
+            "CURSOR_EXPIRED",
+        );
+        let cursor = &details.error_info().unwrap().metadata["earliest_cursor"];
+        assert_eq!(Cursor::parse(cursor).unwrap().seq, Seq::new(8));
+    }
+
+    #[test]
+    fn storage_errors_keep_their_meaning() {
+        check(
+            AppendError::OutcomeUnknown.into(),
+            Code::Unavailable,
+            "STORAGE_FAULT",
+        );
+        check(
+            AppendError::ShuttingDown.into(),
+            Code::Unavailable,
+            "SHUTTING_DOWN",
+        );
+        let damaged = ReadError::Corrupt {
+            seq: Seq::new(5),
+            cause: None,
+        };
+        let details = check(
+            unreadable(JOURNAL, damaged),
+            Code::DataLoss,
+            "RECORD_CORRUPT",
+        );
+        assert_eq!(details.error_info().unwrap().metadata["sequence"], "5");
+        let fault = ReadError::Fault(anyhow::anyhow!("EIO"));
+        check(
+            unreadable(JOURNAL, fault),
+            Code::Unavailable,
+            "JOURNAL_UNAVAILABLE",
+        );
+    }
+
+    #[test]
+    fn bad_fields_are_named() {
+        let error = FieldError::new("filter.causes[1]", "unknown");
+        let details = check(bad_filter(error), Code::InvalidArgument, "FILTER_INVALID");
+        assert_eq!(
+            details.bad_request().unwrap().field_violations[0].field,
+            "filter.causes[1]"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! A journal in memory, for tests and demos.
+//!
+//! Keeps the whole contract but durability: what it holds is gone with the process. It trims to
+//! the record and never runs out of room. Nothing bounds its memory but trims, so it is not for
+//! production.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    AppendError, Appended, Batch, Bounds, DedupeKey, Direction, Fingerprint, Journal, ReadError,
+    ReadLimit, Record, may_take,
+};
+use crate::domain::cursor::{JournalId, Seq};
+
+/// A journal that lives as long as this value.
+#[derive(Debug)]
+pub struct MemoryJournal {
+    id: JournalId,
+    contents: Mutex<Contents>,
+}
+
+#[derive(Debug)]
+struct Contents {
+    /// The place of the front of `records`.
+    earliest: Seq,
+    records: VecDeque<Bytes>,
+    keys: HashMap<DedupeKey, (Seq, Fingerprint)>,
+    state: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl MemoryJournal {
+    pub fn new(id: JournalId) -> Self {
+        Self {
+            id,
+            contents: Mutex::new(Contents {
+                earliest: Seq::FIRST,
+                records: VecDeque::new(),
+                keys: HashMap::new(),
+                state: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents
+            .lock()
+            .expect("nothing panics with the lock held")
+    }
+}
+
+impl Contents {
+    fn bounds(&self) -> Bounds {
+        let count = u64::try_from(self.records.len()).expect("a length fits 64 bits");
+        Bounds {
+            earliest: self.earliest,
+            head: Seq::new(self.earliest.get() + count).previous(),
+        }
+    }
+
+    /// The record at a place within the bounds.
+    fn record(&self, seq: Seq) -> Record {
+        let at = usize::try_from(seq.get() - self.earliest.get()).expect("as many records fit");
+        Record {
+            seq,
+            bytes: self.records[at].clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryJournal {
+    fn id(&self) -> JournalId {
+        self.id
+    }
+
+    fn bounds(&self) -> Bounds {
+        self.contents().bounds()
+    }
+
+    async fn append(&self, batch: Batch) -> Result<Vec<Appended>, AppendError> {
+        let mut contents = self.contents();
+        let mut appended = Vec::with_capacity(batch.entries.len());
+        for entry in batch.entries {
+            if let Some(&(seq, fingerprint)) = contents.keys.get(&entry.key) {
+                appended.push(Appended::Known { seq, fingerprint });
+                continue;
+            }
+            let seq = contents.bounds().head.next();
+            contents.records.push_back(entry.record);
+            contents.keys.insert(entry.key, (seq, entry.fingerprint));
+            appended.push(Appended::New(seq));
+        }
+        for change in batch.state {
+            match change.value {
+                Some(value) => contents.state.insert(change.key, value),
+                None => contents.state.remove(&change.key),
+            };
+        }
+        Ok(appended)
+    }
+
+    async fn read(
+        &self,
+        from: Seq,
+        direction: Direction,
+        limit: ReadLimit,
+    ) -> Result<Vec<Record>, ReadError> {
+        let contents = self.contents();
+        let Bounds { earliest, head } = contents.bounds();
+        if direction == Direction::OldestFirst && from < earliest {
+            return Err(ReadError::Trimmed {
+                asked: from,
+                earliest,
+            });
+        }
+        let mut places: Box<dyn Iterator<Item = u64> + Send> = match direction {
+            Direction::OldestFirst => Box::new(from.get()..=head.get()),
+            Direction::NewestFirst => Box::new((earliest.get()..=from.min(head).get()).rev()),
+        };
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        while let Some(seq) = places.next().map(Seq::new) {
+            let record = contents.record(seq);
+            if !may_take(limit, records.len(), bytes, record.bytes.len()) {
+                break;
+            }
+            bytes += record.bytes.len();
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    async fn find(&self, key: DedupeKey) -> Result<Option<(Seq, Fingerprint)>, ReadError> {
+        Ok(self.contents().keys.get(&key).copied())
+    }
+
+    async fn state(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+        let contents = self.contents();
+        let from_prefix_on = contents.state.range(prefix.to_vec()..);
+        Ok(from_prefix_on
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect())
+    }
+
+    async fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
+        let mut contents = self.contents();
+        let before = before.min(contents.bounds().head.next());
+        while contents.earliest < before {
+            contents.records.pop_front();
+            contents.earliest = contents.earliest.next();
+        }
+        Ok(contents.earliest)
+    }
+}

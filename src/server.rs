@@ -1,0 +1,252 @@
+//! Builds every part and joins them: the order in which things start, and stop.
+//!
+//! Start: listen (probes and `Classify` get an answer), open and recover the journal, then say
+//! SERVING.
+//! Stop: NOT_SERVING, no new calls, end the streams, drain the writer, close the journal; within
+//! one deadline. A second signal ends the process at once. This is the only place that knows
+//! which journal runs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, JournalConfig, KeepConfig};
+use crate::domain::classify::Classifier;
+use crate::domain::cursor::JournalId;
+use crate::engine::clock::Clock;
+use crate::engine::intake::{Keep, Preparation};
+use crate::engine::writer::{Writer, WriterLimits};
+use crate::engine::{Engine, EngineLimits};
+use crate::grpc::connection::accept;
+use crate::grpc::{self, EngineSlot, GrpcLimits};
+use crate::http;
+use crate::journal::Journal;
+use crate::journal::embedded::{EmbeddedJournal, EmbeddedOptions};
+use crate::journal::memory::MemoryJournal;
+use crate::okta::org::Orgs;
+use crate::shutdown::Tasks;
+use crate::telemetry;
+
+/// How long a last scrape may take after the stop.
+const ADMIN_GRACE: Duration = Duration::from_millis(250);
+
+/// Runs the service until it is told to stop, or a part of it fails.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::listen()?;
+    let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
+    let grpc_listener = listen("grpc.addr", config.grpc.addr).await?;
+    let admin_listener = listen("admin.addr", config.admin.addr).await?;
+    let (grpc_addr, admin_addr) = (grpc_listener.local_addr()?, admin_listener.local_addr()?);
+
+    let mut tasks = Tasks::new();
+    let stop = tasks.stop_signal();
+    let (serving, is_serving) = watch::channel(false);
+    spawn_admin(&mut tasks, admin_listener, metrics, is_serving);
+
+    let preparation = Arc::new(prepare(&config)?);
+    let slot = EngineSlot::default();
+    let limits = GrpcLimits {
+        message_bytes_max: config.grpc.message_bytes_max,
+        streams_per_connection_max: config.grpc.streams_per_connection_max,
+    };
+    let (router, health) =
+        grpc::router(Arc::clone(&preparation), slot.clone(), limits, config.grpc.reflection)
+            .await?;
+    let incoming = accept(grpc_listener, config.grpc.connections_max);
+    let grpc_stop = CancellationToken::new();
+    let stopped = grpc_stop.clone().cancelled_owned();
+    tasks.spawn("grpc", async move {
+        Ok(router.serve_with_incoming_shutdown(incoming, stopped).await?)
+    });
+    tracing::info!(%grpc_addr, %admin_addr, "listening");
+
+    // Dropping the opening is safe: it goes on beside and nothing was appended yet.
+    let journal = tokio::select! {
+        opened = open_journal(&config) => opened?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before the journal was open");
+            return Ok(());
+        }
+    };
+    let (engine, writer) = start_engine(&config, journal, preparation).await?;
+    let writer_stop = CancellationToken::new();
+    tasks.spawn("writer", writer.run(writer_stop.clone()));
+    slot.fill(engine.clone());
+    grpc::set_serving(&health, true).await;
+    serving.send_replace(true);
+    let bounds = engine.bounds();
+    tracing::info!(
+        journal = %engine.journal_id(),
+        earliest = bounds.earliest.get(),
+        head = bounds.head.get(),
+        "serving"
+    );
+    tracing::info!(
+        "try `provident tail --server http://{grpc_addr}`, and in another terminal \
+         `provident ingest --server http://{grpc_addr} FILE`"
+    );
+
+    let drain_timeout = config.shutdown.drain_timeout;
+
+    // Dropping either branch is safe: signals stay pending, the token keeps its state.
+    tokio::select! {
+        name = signals.next() => tracing::info!(signal = name, ?drain_timeout, "draining"),
+        () = stop.cancelled() => tracing::error!("a part of the service failed, stopping"),
+    }
+    grpc::set_serving(&health, false).await;
+    serving.send_replace(false);
+    let drained = async {
+        engine.drain();
+        grpc_stop.cancel();
+        // The writer answers what had queued; calls that still come are told to go elsewhere.
+        writer_stop.cancel();
+        drop(engine);
+        stop.cancel();
+        tasks.join(drain_timeout).await
+    };
+    // Dropping the drain on a second signal is what that signal asks for.
+    let result = tokio::select! {
+        result = drained => result,
+        name = signals.next() => {
+            anyhow::bail!("stopped by a second signal ({name}) before the drain was over");
+        }
+    };
+    tracing::info!("stopped");
+    result
+}
+
+fn prepare(config: &Config) -> anyhow::Result<Preparation> {
+    let orgs = config.orgs.iter().map(|org| (org.name.as_str(), org.aliases.as_slice()));
+    Ok(Preparation {
+        classifier: Classifier::embedded(),
+        orgs: Orgs::new(orgs).context("orgs")?,
+        keep: match config.ingest.keep {
+            KeepConfig::Provisioning => Keep::Provisioning,
+            KeepConfig::Failures => Keep::Failures,
+            KeepConfig::All => Keep::All,
+        },
+        event_bytes_max: config.ingest.event_bytes_max,
+    })
+}
+
+async fn start_engine(
+    config: &Config,
+    journal: Arc<dyn Journal>,
+    preparation: Arc<Preparation>,
+) -> anyhow::Result<(Engine, Writer)> {
+    let limits = EngineLimits {
+        writer: WriterLimits {
+            queue_bytes_max: config.ingest.queue_bytes_max,
+            batch_bytes_max: config.ingest.batch_bytes_max,
+        },
+        tail_bytes_max: config.subscribe.tail_bytes_max,
+        events_per_call_max: config.ingest.events_per_call_max,
+        streams_max: config.subscribe.streams_max,
+        stream_age_max: Some(config.subscribe.stream_age_max).filter(|age| !age.is_zero()),
+        scan_records_max: config.list.scan_records_max,
+    };
+    Engine::new(journal, preparation, Clock::system(), limits)
+        .await
+        .context("the journal can't be read")
+}
+
+async fn open_journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {
+    let new_id = new_journal_id();
+    match &config.journal {
+        JournalConfig::Memory {} => {
+            tracing::warn!("the journal is in memory: every event is lost when the service stops");
+            Ok(Arc::new(MemoryJournal::new(JournalId { id: new_id, epoch: 1 })))
+        }
+        JournalConfig::Embedded(embedded) => {
+            let options = EmbeddedOptions {
+                reserve_bytes: config.storage.reserve,
+                generation_bytes_max: embedded.generation_bytes_max,
+                cache_bytes: embedded.cache_bytes,
+                ..EmbeddedOptions::new(&embedded.data_dir, new_id)
+            };
+            let started = std::time::Instant::now();
+            let journal = tokio::task::spawn_blocking(move || EmbeddedJournal::open(options))
+                .await
+                .context("opening the journal panicked")??;
+            tracing::info!(
+                data_dir = %embedded.data_dir.display(),
+                took = ?started.elapsed(),
+                "journal open"
+            );
+            Ok(Arc::new(journal))
+        }
+    }
+}
+
+fn new_journal_id() -> [u8; 8] {
+    let mut id = [0; 8];
+    id.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..8]);
+    id
+}
+
+async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).await.with_context(|| format!("can't listen on {setting} = {addr}"))
+}
+
+fn spawn_admin(
+    tasks: &mut Tasks,
+    listener: TcpListener,
+    metrics: PrometheusHandle,
+    serving: watch::Receiver<bool>,
+) {
+    let stop = tasks.stop_signal();
+    let upkeep = metrics.clone();
+    tasks.spawn("admin", async move {
+        let stopped = stop.clone().cancelled_owned();
+        let server =
+            axum::serve(listener, http::admin(metrics, serving)).with_graceful_shutdown(stopped);
+        // A client that keeps its connection open must not hold the stop up.
+        tokio::select! {
+            served = server.into_future() => Ok(served?),
+            () = async { stop.cancelled().await; tokio::time::sleep(ADMIN_GRACE).await } => Ok(()),
+        }
+    });
+    let stop = tasks.stop_signal();
+    tasks.spawn("metrics upkeep", async move {
+        // Histograms grow until they are read or looked after.
+        let mut tick = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            tokio::select! {
+                _ = tick.tick() => upkeep.run_upkeep(),
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    });
+}
+
+/// The signals that mean: stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("signals can't be listened for");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next one and gives its name.
+    async fn next(&mut self) -> &'static str {
+        // Dropping the other branch is safe: its signal stays pending.
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

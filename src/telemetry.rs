@@ -1,0 +1,162 @@
+//! What the service tells of itself: every metric with its name, unit and help, and the log.
+//!
+//! Names are data here and nowhere else, and label values come from enums, never from input.
+//! Recording never waits. Names none of our other modules.
+
+use std::time::Duration;
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+const EVENTS: &str = "provident_ingested_events_total";
+const CLASSIFIED: &str = "provident_classified_events_total";
+const FLUSH: &str = "provident_flush_duration_seconds";
+const BATCH_EVENTS: &str = "provident_batch_events";
+const WRITTEN: &str = "provident_written_bytes_total";
+const QUEUE: &str = "provident_queue_bytes";
+const HEAD: &str = "provident_journal_head_sequence";
+const READERS: &str = "provident_readers";
+const STREAMED: &str = "provident_streamed_events_total";
+const REFUSED: &str = "provident_refused_calls_total";
+
+/// Installs the recorder; what it has gathered is rendered by the handle.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        // A flush takes 0.1 ms on a good disk and seconds on a dying one.
+        .set_buckets_for_metric(
+            Matcher::Full(FLUSH.to_owned()),
+            &[
+                0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0,
+            ],
+        )?
+        .set_buckets_for_metric(
+            Matcher::Full(BATCH_EVENTS.to_owned()),
+            &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0],
+        )?
+        .install_recorder()?;
+    describe_counter!(
+        EVENTS,
+        Unit::Count,
+        "Events by intake and what became of them"
+    );
+    describe_counter!(
+        CLASSIFIED,
+        Unit::Count,
+        "Accepted events by verdict, category, cause and disposition"
+    );
+    describe_histogram!(
+        FLUSH,
+        Unit::Seconds,
+        "Time that one batch took to be durable"
+    );
+    describe_histogram!(
+        BATCH_EVENTS,
+        Unit::Count,
+        "Events that one flush made durable"
+    );
+    describe_counter!(
+        WRITTEN,
+        Unit::Bytes,
+        "Bytes of records handed to the journal"
+    );
+    describe_gauge!(
+        QUEUE,
+        Unit::Bytes,
+        "Bytes of records that wait to be written"
+    );
+    describe_gauge!(HEAD, Unit::Count, "Sequence of the newest durable event");
+    describe_gauge!(READERS, Unit::Count, "Open Subscribe streams");
+    describe_counter!(STREAMED, Unit::Count, "Events sent on Subscribe streams");
+    describe_counter!(REFUSED, Unit::Count, "Calls refused, by reason");
+    // Known from the start, so that a rate over them is zero and not absent.
+    gauge!(QUEUE).set(0.0);
+    gauge!(READERS).set(0.0);
+    counter!(STREAMED).increment(0);
+    counter!(WRITTEN).increment(0);
+    Ok(handle)
+}
+
+pub fn ingested(intake: &'static str, status: &'static str, events: u64) {
+    counter!(EVENTS, "intake" => intake, "status" => status).increment(events);
+}
+
+pub fn classified(
+    verdict: &'static str,
+    category: &'static str,
+    cause: &'static str,
+    disposition: &'static str,
+) {
+    counter!(
+        CLASSIFIED,
+        "verdict" => verdict, "category" => category, "cause" => cause, "disposition" => disposition
+    )
+    .increment(1);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub fn flushed(took: Duration, events: usize, bytes: usize) {
+    histogram!(FLUSH).record(took);
+    histogram!(BATCH_EVENTS).record(events as f64);
+    counter!(WRITTEN).increment(bytes as u64);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
+pub fn queue_bytes(bytes: usize) {
+    gauge!(QUEUE).set(bytes as f64);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sequences far below 2^52")]
+pub fn head(sequence: u64) {
+    gauge!(HEAD).set(sequence as f64);
+}
+
+/// Counts a stream for as long as it lives.
+#[derive(Debug)]
+pub struct ReaderGuard(());
+
+impl ReaderGuard {
+    pub fn new() -> Self {
+        gauge!(READERS).increment(1.0);
+        Self(())
+    }
+}
+
+impl Default for ReaderGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for ReaderGuard {
+    fn drop(&mut self) {
+        gauge!(READERS).decrement(1.0);
+    }
+}
+
+pub fn streamed(events: u64) {
+    counter!(STREAMED).increment(events);
+}
+
+pub fn refused(reason: &'static str) {
+    counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Starts logging to standard error.
+pub fn install_log(filter: tracing_subscriber::EnvFilter, format: LogFormat) {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
