@@ -32,29 +32,96 @@ fn refused_inputs() -> Vec<Refused<'static>> {
         (of(" \n\t"), malformed, "", ""),
         (of("{\"eventType\": \"a\","), malformed, "", "column 18"),
         (of("eventType=a"), malformed, "", "column 1"),
-        (of("{\"eventType\":\"a\",\"uuid\":\"u\"} trailing"), malformed, "", "column"),
-        (of("[{\"eventType\":\"a\",\"uuid\":\"u\"}"), malformed, "", "column"),
-        (b"{\"eventType\":\"\xff\xfe\"}".to_vec(), malformed, "", "14"),
+        (
+            of("{\"eventType\":\"a\",\"uuid\":\"u\"} trailing"),
+            malformed,
+            "",
+            "column",
+        ),
+        (
+            of("[{\"eventType\":\"a\",\"uuid\":\"u\"}"),
+            malformed,
+            "",
+            "column",
+        ),
+        (
+            b"{\"eventType\":\"\xff\xfe\"}".to_vec(),
+            malformed,
+            "",
+            "14",
+        ),
         (of("\u{feff}"), malformed, "", ""),
         (of("null"), malformed, "", "null"),
         (of("true"), malformed, "", "boolean"),
         (of("17"), malformed, "", "number"),
         (of("\"a LogEvent\""), malformed, "", "text"),
         (of("{}"), malformed, "eventType", "eventType"),
-        (ecs.to_string().into_bytes(), malformed, "eventType", "eventType"),
-        (ocsf.to_string().into_bytes(), malformed, "eventType", "eventType"),
-        (of(r#"{"eventType":null,"uuid":"u"}"#), malformed, "eventType", "eventType"),
-        (of(r#"{"eventType":5,"uuid":"u"}"#), malformed, "eventType", "number"),
-        (of(r#"{"eventType":"","uuid":"u"}"#), malformed, "eventType", "eventType"),
-        (of(r#"{"eventtype":"a","uuid":"u"}"#), malformed, "eventType", "eventtype"),
+        (
+            ecs.to_string().into_bytes(),
+            malformed,
+            "eventType",
+            "eventType",
+        ),
+        (
+            ocsf.to_string().into_bytes(),
+            malformed,
+            "eventType",
+            "eventType",
+        ),
+        (
+            of(r#"{"eventType":null,"uuid":"u"}"#),
+            malformed,
+            "eventType",
+            "eventType",
+        ),
+        (
+            of(r#"{"eventType":5,"uuid":"u"}"#),
+            malformed,
+            "eventType",
+            "number",
+        ),
+        (
+            of(r#"{"eventType":"","uuid":"u"}"#),
+            malformed,
+            "eventType",
+            "eventType",
+        ),
+        (
+            of(r#"{"eventtype":"a","uuid":"u"}"#),
+            malformed,
+            "eventType",
+            "eventtype",
+        ),
         (of(r#"{"eventType":"a"}"#), malformed, "uuid", "uuid"),
-        (of(r#"{"eventType":"a","uuid":null}"#), malformed, "uuid", "uuid"),
-        (of(r#"{"eventType":"a","uuid":7}"#), malformed, "uuid", "number"),
-        (of(r#"{"eventType":"a","uuid":" "}"#), malformed, "uuid", "uuid"),
-        (of(r#"{"eventType":"com.okta.event_hook","data":{}}"#), malformed, "data.events", ""),
+        (
+            of(r#"{"eventType":"a","uuid":null}"#),
+            malformed,
+            "uuid",
+            "uuid",
+        ),
+        (
+            of(r#"{"eventType":"a","uuid":7}"#),
+            malformed,
+            "uuid",
+            "number",
+        ),
+        (
+            of(r#"{"eventType":"a","uuid":" "}"#),
+            malformed,
+            "uuid",
+            "uuid",
+        ),
+        (
+            of(r#"{"eventType":"com.okta.event_hook","data":{}}"#),
+            malformed,
+            "data.events",
+            "",
+        ),
         (deep(2_000).into_bytes(), malformed, "", "array"),
         (
-            value!({"eventType": "a", "uuid": "x".repeat(300)}).to_string().into_bytes(),
+            value!({"eventType": "a", "uuid": "x".repeat(300)})
+                .to_string()
+                .into_bytes(),
             malformed,
             "uuid",
             "300",
@@ -81,7 +148,11 @@ async fn what_is_no_event_is_refused_by_reason_and_place_beside_good_neighbours(
         inputs.push(json(mixed_one(number)));
     }
     let results = server.ingest_inputs(inputs).await;
-    assert_eq!(results.len(), cases.len() * 2 + 1, "one result for each input");
+    assert_eq!(
+        results.len(),
+        cases.len() * 2 + 1,
+        "one result for each input"
+    );
     for (index, result) in (0..).zip(&results) {
         assert_eq!((result.input_index, result.event_index), (index, 0));
     }
@@ -122,14 +193,24 @@ async fn a_bad_element_of_a_page_or_delivery_is_refused_alone() {
         "source": "https://acme.okta.com/api/v1/eventHooks/who1",
         "data": {"events": [mixed_one(3).value(), null, mixed_one(4).value()]},
     });
-    let results = server.ingest([page.to_string(), delivery.to_string()]).await;
+    let results = server
+        .ingest([page.to_string(), delivery.to_string()])
+        .await;
     let seen: Vec<_> = results
         .iter()
         .map(|result| (result.input_index, result.event_index, result.sequence))
         .collect();
     assert_eq!(
         seen,
-        [(0, 0, 1), (0, 1, 0), (0, 2, 0), (0, 3, 2), (1, 0, 3), (1, 1, 0), (1, 2, 4)]
+        [
+            (0, 0, 1),
+            (0, 1, 0),
+            (0, 2, 0),
+            (0, 3, 2),
+            (1, 0, 3),
+            (1, 1, 0),
+            (1, 2, 4)
+        ]
     );
 }
 
@@ -142,34 +223,76 @@ fn odd_events() -> Vec<(&'static str, Value)> {
     };
     vec![
         ("no target", event(|event| event["target"] = value!(null))),
-        ("target is one object", event(|event| {
-            event["target"] = event["target"][0].clone();
-        })),
-        ("targets of other kinds", event(|event| event["target"] = value!([null, 1, "a", []]))),
+        (
+            "target is one object",
+            event(|event| {
+                event["target"] = event["target"][0].clone();
+            }),
+        ),
+        (
+            "targets of other kinds",
+            event(|event| event["target"] = value!([null, 1, "a", []])),
+        ),
         ("no outcome", event(|event| event["outcome"] = value!(null))),
-        ("outcome is text", event(|event| event["outcome"] = value!("FAILURE"))),
-        ("unknown result", event(|event| event["outcome"]["result"] = value!("PONDERING"))),
-        ("reason is an object", event(|event| {
-            event["outcome"]["reason"] = value!({"code": 429});
-        })),
-        ("unknown severity", event(|event| event["severity"] = value!("PURPLE"))),
-        ("version is a number", event(|event| event["version"] = value!(0))),
-        ("a day that does not exist", event(|event| {
-            event["published"] = value!("2026-02-30T10:00:00.000Z");
-        })),
-        ("a time without a zone", event(|event| {
-            event["published"] = value!("2026-03-01 10:00:00");
-        })),
-        ("time is a number", event(|event| event["published"] = value!(1_770_000_000))),
+        (
+            "outcome is text",
+            event(|event| event["outcome"] = value!("FAILURE")),
+        ),
+        (
+            "unknown result",
+            event(|event| event["outcome"]["result"] = value!("PONDERING")),
+        ),
+        (
+            "reason is an object",
+            event(|event| {
+                event["outcome"]["reason"] = value!({"code": 429});
+            }),
+        ),
+        (
+            "unknown severity",
+            event(|event| event["severity"] = value!("PURPLE")),
+        ),
+        (
+            "version is a number",
+            event(|event| event["version"] = value!(0)),
+        ),
+        (
+            "a day that does not exist",
+            event(|event| {
+                event["published"] = value!("2026-02-30T10:00:00.000Z");
+            }),
+        ),
+        (
+            "a time without a zone",
+            event(|event| {
+                event["published"] = value!("2026-03-01 10:00:00");
+            }),
+        ),
+        (
+            "time is a number",
+            event(|event| event["published"] = value!(1_770_000_000)),
+        ),
         ("no time", event(|event| event["published"] = value!(null))),
-        ("actor is a list", event(|event| event["actor"] = value!(["a"]))),
-        ("debug data is a list", event(|event| {
-            event["debugContext"]["debugData"] = value!([1, 2]);
-        })),
-        ("new fields", event(|event| event["brandNew"] = value!({"a": [1, {"b": null}]}))),
-        ("a new type of a family", event(|event| {
-            event["eventType"] = value!("application.provision.pigeon.release");
-        })),
+        (
+            "actor is a list",
+            event(|event| event["actor"] = value!(["a"])),
+        ),
+        (
+            "debug data is a list",
+            event(|event| {
+                event["debugContext"]["debugData"] = value!([1, 2]);
+            }),
+        ),
+        (
+            "new fields",
+            event(|event| event["brandNew"] = value!({"a": [1, {"b": null}]})),
+        ),
+        (
+            "a new type of a family",
+            event(|event| {
+                event["eventType"] = value!("application.provision.pigeon.release");
+            }),
+        ),
         ("nothing but what an event needs", {
             value!({"eventType": "application.provision.user.push"})
         }),
@@ -202,9 +325,16 @@ async fn what_is_an_event_at_all_is_kept_as_it_came() {
              \"displayMessage\": \"cut \\ud83d\", \"x\": \"\\u00e9\\/\u{1f600}\" }}"
         ),
     ));
-    let results = server.ingest(sent.iter().map(|(_, json)| json.clone())).await;
+    let results = server
+        .ingest(sent.iter().map(|(_, json)| json.clone()))
+        .await;
     for (result, (what, _)) in results.iter().zip(&sent) {
-        assert_eq!(result.status(), IngestStatus::Accepted, "{what}: {:?}", result.error);
+        assert_eq!(
+            result.status(),
+            IngestStatus::Accepted,
+            "{what}: {:?}",
+            result.error
+        );
     }
     let events = server.read_all(earliest()).await;
     for (event, (what, json)) in events.iter().zip(&sent) {

@@ -5,7 +5,7 @@ use provident::wire::v1;
 use provident::wire::v1::classify_request::Input;
 use provident::wire::v1::describe_request::Subject;
 use provident::wire::v1::describe_response::Description;
-use provident::wire::v1::{Cause, Category, ErrorReason, Verdict};
+use provident::wire::v1::{Category, Cause, ErrorReason, Verdict};
 use tonic::{Code, Status};
 
 use crate::fixtures::{self, Kind, log_event, mixed_one, typed_event};
@@ -13,7 +13,9 @@ use crate::harness::{Server, bad_fields, earliest, refused, within};
 
 async fn classify(server: &Server, input: Input) -> Result<v1::ClassifyResponse, Status> {
     let request = v1::ClassifyRequest { input: Some(input) };
-    Ok(within(server.classifier().classify(request)).await?.into_inner())
+    Ok(within(server.classifier().classify(request))
+        .await?
+        .into_inner())
 }
 
 async fn describe(server: &Server, subject: Subject) -> Result<Description, Status> {
@@ -34,7 +36,10 @@ async fn what_is_classified_is_not_kept() {
             .unwrap();
         let event = response.event.unwrap();
         assert_eq!(event.uuid, given.uuid);
-        assert_eq!((event.intake(), event.received_time), (v1::Intake::Unspecified, None));
+        assert_eq!(
+            (event.intake(), event.received_time),
+            (v1::Intake::Unspecified, None)
+        );
     }
     assert!(server.read_all(earliest()).await.is_empty());
     let confirmation = server
@@ -50,8 +55,18 @@ async fn what_is_classified_is_not_kept() {
 async fn each_kind_of_failure_is_told_from_the_others() {
     let server = Server::start().await;
     let expected = [
-        (Kind::UserPushFailed, Verdict::Failure, Category::User, Cause::LicenseExhausted),
-        (Kind::DeactivateFailed, Verdict::Failure, Category::User, Cause::PermissionDenied),
+        (
+            Kind::UserPushFailed,
+            Verdict::Failure,
+            Category::User,
+            Cause::LicenseExhausted,
+        ),
+        (
+            Kind::DeactivateFailed,
+            Verdict::Failure,
+            Category::User,
+            Cause::PermissionDenied,
+        ),
         (
             Kind::MemberRemoveFailed,
             Verdict::Failure,
@@ -64,7 +79,12 @@ async fn each_kind_of_failure_is_told_from_the_others() {
             Category::GroupPush,
             Cause::CredentialsInvalid,
         ),
-        (Kind::RateLimited, Verdict::Failure, Category::RateLimit, Cause::RateLimited),
+        (
+            Kind::RateLimited,
+            Verdict::Failure,
+            Category::RateLimit,
+            Cause::RateLimited,
+        ),
         (
             Kind::AuthenticationFailed,
             Verdict::Failure,
@@ -84,28 +104,52 @@ async fn each_kind_of_failure_is_told_from_the_others() {
             (verdict, category, cause),
             "{kind:?}: {said:?}"
         );
-        assert_eq!(said.application.unwrap().name, fixtures::application_name(3), "{kind:?}");
+        let application = said.application.clone().unwrap();
+        assert_eq!(application.name, fixtures::application_name(3), "{kind:?}");
         let removes = matches!(kind, Kind::DeactivateFailed | Kind::MemberRemoveFailed);
         assert_eq!(said.security_relevant, removes, "{kind:?}");
         assert!(said.priority() > v1::Priority::Unspecified);
-        assert!(!said.summary.is_empty() && !said.remediation.is_empty(), "{kind:?}");
+        assert!(
+            !said.summary.is_empty() && !said.remediation.is_empty(),
+            "{kind:?}"
+        );
         assert!(said.known_event_type && !said.rule_set_version.is_empty());
-        let evidence = said.evidence.unwrap();
+        let evidence = said.evidence.clone().unwrap();
         assert!(!evidence.rule.is_empty(), "{kind:?}");
     }
     let other = |kind| classify(&server, Input::Json(log_event(kind, 3).json.into()));
-    let said = other(Kind::ProfilePushed).await.unwrap().classification.unwrap();
+    let said = other(Kind::ProfilePushed)
+        .await
+        .unwrap()
+        .classification
+        .unwrap();
     assert_eq!(said.verdict(), Verdict::Success);
-    let said = other(Kind::Unrelated).await.unwrap().classification.unwrap();
-    assert_eq!((said.verdict(), said.known_event_type), (Verdict::Unrelated, false));
-    let said = other(Kind::UnknownOfFamily).await.unwrap().classification.unwrap();
-    assert_eq!((said.verdict(), said.known_event_type), (Verdict::Undetermined, false));
+    let said = other(Kind::Unrelated)
+        .await
+        .unwrap()
+        .classification
+        .unwrap();
+    assert_eq!(
+        (said.verdict(), said.known_event_type),
+        (Verdict::Unrelated, false)
+    );
+    let said = other(Kind::UnknownOfFamily)
+        .await
+        .unwrap()
+        .classification
+        .unwrap();
+    assert_eq!(
+        (said.verdict(), said.known_event_type),
+        (Verdict::Undetermined, false)
+    );
 }
 
 #[tokio::test]
 async fn every_form_is_classified_alike() {
     let server = Server::start().await;
-    let typed = classify(&server, Input::Event(typed_event(1))).await.unwrap();
+    let typed = classify(&server, Input::Event(typed_event(1)))
+        .await
+        .unwrap();
     let said = typed.classification.unwrap();
     assert_eq!(said.cause(), Cause::RateLimited);
     assert!(typed.group_push_failed.is_none());
@@ -114,7 +158,10 @@ async fn every_form_is_classified_alike() {
         .await
         .unwrap();
     assert_eq!(card.classification.unwrap().category(), Category::GroupPush);
-    assert_eq!(card.group_push_failed.unwrap().source, fixtures::card(2).source);
+    assert_eq!(
+        card.group_push_failed.unwrap().source,
+        fixtures::card(2).source
+    );
 
     // The uuid is not needed to say what something means.
     let mut event = log_event(Kind::RateLimited, 3).value();
@@ -128,16 +175,30 @@ async fn every_form_is_classified_alike() {
 #[tokio::test]
 async fn what_is_no_event_is_refused() {
     let server = Server::start().await;
-    let malformed = ["", "{", "null", "[]", "{}", "{\"eventType\": 1}", "\"text\""];
+    let malformed = [
+        "",
+        "{",
+        "null",
+        "[]",
+        "{}",
+        "{\"eventType\": 1}",
+        "\"text\"",
+    ];
     for json in malformed {
-        let status = classify(&server, Input::Json(json.into())).await.unwrap_err();
+        let status = classify(&server, Input::Json(json.into()))
+            .await
+            .unwrap_err();
         refused(&status, Code::InvalidArgument, ErrorReason::EventMalformed);
     }
     let page = format!("[{}]", mixed_one(1).json);
-    let status = classify(&server, Input::Json(page.into())).await.unwrap_err();
+    let status = classify(&server, Input::Json(page.into()))
+        .await
+        .unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::EventMalformed);
     let large = format!(r#"{{"eventType":"a","x":"{}"}}"#, "x".repeat(513 << 10));
-    let status = classify(&server, Input::Json(large.into())).await.unwrap_err();
+    let status = classify(&server, Input::Json(large.into()))
+        .await
+        .unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::TooLarge);
     let status = within(server.classifier().classify(v1::ClassifyRequest::default()))
         .await
@@ -193,7 +254,12 @@ async fn what_is_not_known_is_refused_with_the_nearest_names() {
     let status = describe(&server, subject).await.unwrap_err();
     let metadata = refused(&status, Code::NotFound, ErrorReason::EventTypeUnknown);
     let name = Kind::DeactivateFailed.event_type();
-    assert!(metadata["nearest"].split(',').any(|near| near.trim() == name), "{metadata:?}");
+    assert!(
+        metadata["nearest"]
+            .split(',')
+            .any(|near| near.trim() == name),
+        "{metadata:?}"
+    );
     assert!(status.message().contains(name), "{}", status.message());
 
     let status = describe(&server, Subject::Application("Salesfroce".to_owned()))
@@ -201,7 +267,10 @@ async fn what_is_not_known_is_refused_with_the_nearest_names() {
         .unwrap_err();
     let metadata = refused(&status, Code::NotFound, ErrorReason::ApplicationUnknown);
     assert!(metadata["nearest"].contains("Salesforce"), "{metadata:?}");
-    for subject in [Subject::EventType(String::new()), Subject::Application(String::new())] {
+    for subject in [
+        Subject::EventType(String::new()),
+        Subject::Application(String::new()),
+    ] {
         let status = describe(&server, subject).await.unwrap_err();
         assert_ne!(status.code(), Code::Internal);
     }
@@ -266,18 +335,27 @@ async fn lists_come_by_page_and_by_name() {
     let all = applications(1_000, "").await.unwrap().into_inner();
     assert!(all.applications.len() >= 62 && all.next_page_token.is_empty());
     let first = applications(40, "").await.unwrap().into_inner();
-    let second = applications(40, &first.next_page_token).await.unwrap().into_inner();
+    let second = applications(40, &first.next_page_token)
+        .await
+        .unwrap()
+        .into_inner();
     let joined = [first.applications, second.applications].concat();
     assert!(all.applications.starts_with(&joined));
 
     let status = applications(0, "no token").await.unwrap_err();
-    refused(&status, Code::InvalidArgument, ErrorReason::PageTokenInvalid);
+    refused(
+        &status,
+        Code::InvalidArgument,
+        ErrorReason::PageTokenInvalid,
+    );
     let status = applications(-1, "").await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::FieldInvalid);
     let request = v1::ListEventTypesRequest {
         application: "Salesfroce".to_owned(),
         ..v1::ListEventTypesRequest::default()
     };
-    let status = within(server.classifier().list_event_types(request)).await.unwrap_err();
+    let status = within(server.classifier().list_event_types(request))
+        .await
+        .unwrap_err();
     refused(&status, Code::NotFound, ErrorReason::ApplicationUnknown);
 }

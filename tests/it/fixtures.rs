@@ -192,7 +192,11 @@ pub(crate) fn log_event(kind: Kind, number: u64) -> Given {
         "displayName": format!("Engineer {}", number % 11),
         "detailEntry": null,
     });
-    let group = entity(group_id(number), "UserGroup", format!("Designers {}", number % 7));
+    let group = entity(
+        group_id(number),
+        "UserGroup",
+        format!("Designers {}", number % 7),
+    );
     let mapping = entity(
         format!("gPm2mapping{:03}xxxx1d7", number % 7),
         "GroupPushMapping",

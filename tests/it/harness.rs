@@ -308,8 +308,8 @@ impl Server {
         let directory = scratch();
         let file = directory.path().join("provident.toml");
         std::fs::write(&file, toml).unwrap();
-        let launch = Launch::on(&directory.path().join("data"))
-            .with(&["--config", file.to_str().unwrap()]);
+        let launch =
+            Launch::on(&directory.path().join("data")).with(&["--config", file.to_str().unwrap()]);
         let mut server = launch.start().await;
         server.own_data_dir = Some(Arc::new(directory));
         server
@@ -375,10 +375,7 @@ impl Server {
     }
 
     /// Calls Subscribe; the stream's first message is still to come.
-    pub(crate) async fn subscribe(
-        &self,
-        request: v1::SubscribeRequest,
-    ) -> Result<Reader, Status> {
+    pub(crate) async fn subscribe(&self, request: v1::SubscribeRequest) -> Result<Reader, Status> {
         let stream = within(self.events().subscribe(request)).await?.into_inner();
         Ok(Reader { stream })
     }
@@ -646,8 +643,8 @@ pub(crate) struct Random(u64);
 impl Random {
     /// The seed of this run, said in the name of `test`.
     pub(crate) fn of_run(test: &str) -> Self {
-        let seed = setting("PROVIDENT_SEED")
-            .unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
+        let seed =
+            setting("PROVIDENT_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
         say(&format!("{test}: PROVIDENT_SEED={seed}"));
         Self(seed)
     }

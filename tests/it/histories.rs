@@ -10,8 +10,7 @@ use provident::wire::v1::subscribe_response::Message;
 
 use crate::fixtures::{self, Kind, mixed_one};
 use crate::harness::{
-    Launch, Random, Server, accepted, after, earliest, everything, following, say, scratch,
-    to_head,
+    Launch, Random, Server, accepted, after, earliest, everything, following, say, scratch, to_head,
 };
 
 /// Rounds of ingest, reading and perhaps a restart.
@@ -103,7 +102,11 @@ impl Follower {
         };
         let read = server.subscribe(request).await.unwrap().to_end().await;
         for event in read.events {
-            if self.seen.last().is_none_or(|newest| *newest < event.sequence) {
+            if self
+                .seen
+                .last()
+                .is_none_or(|newest| *newest < event.sequence)
+            {
                 self.seen.push(event.sequence);
             } else {
                 assert!(self.seen.contains(&event.sequence));

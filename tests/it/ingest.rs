@@ -56,10 +56,16 @@ async fn every_form_becomes_events_in_order() {
     for ((result, event), number) in results.iter().zip(&events).zip(numbers) {
         assert_eq!(result.uuid, fixtures::uuid(number));
         assert!(result.error.is_none());
-        assert_eq!((result.sequence, &result.cursor), (event.sequence, &event.cursor));
+        assert_eq!(
+            (result.sequence, &result.cursor),
+            (event.sequence, &event.cursor)
+        );
         assert_eq!(result.classification, event.classification);
         let body = event.event.as_ref().unwrap();
-        assert_eq!((body.uuid.as_str(), body.org.as_str()), (result.uuid.as_str(), ORG));
+        assert_eq!(
+            (body.uuid.as_str(), body.org.as_str()),
+            (result.uuid.as_str(), ORG)
+        );
         assert_eq!(body.intake(), v1::Intake::Grpc);
         assert!(body.received_time.is_some() && event.append_time.is_some());
         let origin = match number {
@@ -117,7 +123,10 @@ async fn a_group_push_that_failed_is_given_as_the_card_has_it() {
         from_log.debug_context.unwrap().debug_data["appname"],
         "cloudboard"
     );
-    assert_eq!(from_log.event_details, given.json, "include_raw was asked for");
+    assert_eq!(
+        from_log.event_details, given.json,
+        "include_raw was asked for"
+    );
     let of_envelope = [&from_log.event_id, &from_log.event_time, &from_log.source];
     assert_eq!(of_envelope, [""; 3], "no envelope brought it");
 
@@ -126,7 +135,11 @@ async fn a_group_push_that_failed_is_given_as_the_card_has_it() {
     assert_eq!(from_card.event_id, sent.event_id);
     assert_eq!(from_card.source, sent.source);
     assert_eq!(object(from_card.group), object(sent.group));
-    assert_eq!(from_card.headers, ["User-Agent: Okta Event Hook"], "no secrets");
+    assert_eq!(
+        from_card.headers,
+        ["User-Agent: Okta Event Hook"],
+        "no secrets"
+    );
 
     let from_hook = events[2].group_push_failed.clone().unwrap();
     assert_eq!(from_hook.event_id, "d1e71bd0-0000-4000-8000-0dd0c0ffee00");
@@ -275,19 +288,38 @@ async fn a_known_uuid_on_another_event_is_a_conflict() {
 
     // What is sent again, and what becomes of it.
     let cases = [
-        (event(1, push, value!("2026-03-01T11:00:00+01:00")), "DUPLICATE"),
+        (
+            event(1, push, value!("2026-03-01T11:00:00+01:00")),
+            "DUPLICATE",
+        ),
         (event(1, push, null.clone()), "DUPLICATE"),
-        (event(1, push, value!("2026-03-01T10:00:00.001Z")), "REJECTED"),
+        (
+            event(1, push, value!("2026-03-01T10:00:00.001Z")),
+            "REJECTED",
+        ),
         (event(1, push, no_time.clone()), "REJECTED"),
-        (event(1, Kind::DeactivateFailed.event_type(), time.clone()), "REJECTED"),
+        (
+            event(1, Kind::DeactivateFailed.event_type(), time.clone()),
+            "REJECTED",
+        ),
         (event(2, push, no_time), "DUPLICATE"),
-        (event(2, push, value!("2026-02-31T10:00:00.000Z")), "REJECTED"),
+        (
+            event(2, push, value!("2026-02-31T10:00:00.000Z")),
+            "REJECTED",
+        ),
         (event(3, push, time), "DUPLICATE"),
-        (event(3, Kind::DeactivateFailed.event_type(), null), "REJECTED"),
+        (
+            event(3, Kind::DeactivateFailed.event_type(), null),
+            "REJECTED",
+        ),
     ];
     let results = server.ingest(cases.clone().map(|(json, _)| json)).await;
     for (result, (sent, expected)) in results.iter().zip(&cases) {
-        assert_eq!(statuses(std::slice::from_ref(result)), [*expected], "{sent}");
+        assert_eq!(
+            statuses(std::slice::from_ref(result)),
+            [*expected],
+            "{sent}"
+        );
         if *expected == "REJECTED" {
             let error = result.error.as_ref().unwrap();
             assert_eq!(error.reason(), ErrorReason::EventConflict, "{error:?}");
@@ -311,10 +343,18 @@ async fn a_known_uuid_on_another_event_is_a_conflict() {
 async fn what_is_filtered_leaves_no_trace_and_may_come_again() {
     let server = Server::start().await;
     let unrelated = log_event(Kind::Unrelated, 2);
-    let sent = [mixed_one(1), unrelated.clone(), unrelated.clone(), mixed_one(3)];
+    let sent = [
+        mixed_one(1),
+        unrelated.clone(),
+        unrelated.clone(),
+        mixed_one(3),
+    ];
     let results = server.ingest(&sent).await;
     // Twice filtered, not filtered and then a duplicate.
-    assert_eq!(statuses(&results), ["ACCEPTED", "FILTERED", "FILTERED", "ACCEPTED"]);
+    assert_eq!(
+        statuses(&results),
+        ["ACCEPTED", "FILTERED", "FILTERED", "ACCEPTED"]
+    );
     assert_eq!((results[1].sequence, results[1].cursor.as_str()), (0, ""));
     let verdict = results[1].classification.as_ref().unwrap().verdict();
     assert_eq!(verdict, v1::Verdict::Unrelated);
@@ -327,7 +367,9 @@ async fn what_is_filtered_leaves_no_trace_and_may_come_again() {
         })),
         include_raw: false,
     };
-    let status = within(server.events().get_event(request)).await.unwrap_err();
+    let status = within(server.events().get_event(request))
+        .await
+        .unwrap_err();
     refused(&status, Code::NotFound, ErrorReason::EventNotFound);
 
     let wider = crate::harness::scratch();
@@ -351,7 +393,10 @@ async fn only_failures_are_kept_where_the_setting_says_so() {
             log_event(Kind::Unrelated, 4),
         ])
         .await;
-    assert_eq!(statuses(&results), ["FILTERED", "ACCEPTED", "ACCEPTED", "FILTERED"]);
+    assert_eq!(
+        statuses(&results),
+        ["FILTERED", "ACCEPTED", "ACCEPTED", "FILTERED"]
+    );
 }
 
 #[tokio::test]

@@ -87,7 +87,14 @@ async fn what_was_accepted_survives_any_kill_once_and_in_place() {
     for cycle in 0..cycles {
         ingest_and_kill(&mut server, &mut model, &mut counts, &mut next, &mut random).await;
         if cycle % IN_RECOVERY == IN_RECOVERY - 1 || (cycles < IN_RECOVERY && cycle == 0) {
-            kill_in_recovery(&launch, server.started_in, &data_dir, &mut counts, &mut random).await;
+            kill_in_recovery(
+                &launch,
+                server.started_in,
+                &data_dir,
+                &mut counts,
+                &mut random,
+            )
+            .await;
         }
         server = launch.start().await;
         check_new(&server, &mut model, &mut counts).await;
@@ -218,10 +225,8 @@ impl Caller {
                     _ => panic!("{result:?}"),
                 }
             }
-            self.accepted.fetch_add(
-                usize::try_from(count).unwrap(),
-                Ordering::Relaxed,
-            );
+            self.accepted
+                .fetch_add(usize::try_from(count).unwrap(), Ordering::Relaxed);
         }
     }
 }

@@ -6,9 +6,7 @@ use provident::wire::v1::{ErrorReason, ListOrder};
 use tonic::{Code, Status};
 
 use crate::fixtures::{self, log_event, mixed, mixed_one};
-use crate::harness::{
-    ORG, Server, accepted, bad_fields, earliest, everything, refused, within,
-};
+use crate::harness::{ORG, Server, accepted, bad_fields, earliest, everything, refused, within};
 
 fn all() -> v1::ListEventsRequest {
     v1::ListEventsRequest {
@@ -21,7 +19,9 @@ async fn page(
     server: &Server,
     request: v1::ListEventsRequest,
 ) -> Result<v1::ListEventsResponse, Status> {
-    Ok(within(server.events().list_events(request)).await?.into_inner())
+    Ok(within(server.events().list_events(request))
+        .await?
+        .into_inner())
 }
 
 /// All pages, and how many there were.
@@ -140,7 +140,11 @@ async fn a_page_ends_early_at_a_mebibyte() {
         ..all()
     };
     let first = page(&server, request.clone()).await.unwrap();
-    assert!((1..=4).contains(&first.events.len()), "{}", first.events.len());
+    assert!(
+        (1..=4).contains(&first.events.len()),
+        "{}",
+        first.events.len()
+    );
     let (events, count) = pages(&server, request).await;
     assert_eq!(sequences(&events), (1..=12).collect::<Vec<_>>());
     assert!(count >= 3, "{count} pages");
@@ -154,8 +158,14 @@ async fn bounds_of_time_take_the_first_and_leave_the_last() {
     }
     let truth = server.read_all(earliest()).await;
     let key = |time: prost_types::Timestamp| (time.seconds, time.nanos);
-    let times: Vec<_> = truth.iter().map(|event| event.append_time.unwrap()).collect();
-    assert!(times.is_sorted_by_key(|time| key(*time)), "append time goes back");
+    let times: Vec<_> = truth
+        .iter()
+        .map(|event| event.append_time.unwrap())
+        .collect();
+    assert!(
+        times.is_sorted_by_key(|time| key(*time)),
+        "append time goes back"
+    );
     for (start, end) in [(0, 11), (3, 7), (5, 5), (7, 3)] {
         let (start, end) = (times[start], times[end]);
         for order in [ListOrder::OldestFirst, ListOrder::NewestFirst] {
@@ -190,7 +200,10 @@ async fn a_page_token_belongs_to_its_request() {
         page_size: 10,
         ..all()
     };
-    let page_token = page(&server, request.clone()).await.unwrap().next_page_token;
+    let page_token = page(&server, request.clone())
+        .await
+        .unwrap()
+        .next_page_token;
     let with_token = |request: v1::ListEventsRequest| v1::ListEventsRequest {
         page_token: page_token.clone(),
         ..request
@@ -227,7 +240,11 @@ async fn a_page_token_belongs_to_its_request() {
     ];
     for request in others {
         let status = page(&server, request).await.unwrap_err();
-        refused(&status, Code::InvalidArgument, ErrorReason::PageTokenInvalid);
+        refused(
+            &status,
+            Code::InvalidArgument,
+            ErrorReason::PageTokenInvalid,
+        );
     }
     let status = page(
         &server,
@@ -274,7 +291,9 @@ async fn one_event_is_found_by_cursor_and_by_name() {
         event: Some(Event::Cursor(results[0].cursor.clone())),
         include_raw: false,
     };
-    let found = within(server.events().get_event(without_raw)).await.unwrap();
+    let found = within(server.events().get_event(without_raw))
+        .await
+        .unwrap();
     assert_eq!(found.into_inner().event.unwrap().raw_json, None);
 
     let confirmation = server
@@ -295,7 +314,9 @@ async fn one_event_is_found_by_cursor_and_by_name() {
         refused(&status, Code::NotFound, ErrorReason::EventNotFound);
     }
     let nothing = v1::GetEventRequest::default();
-    let status = within(server.events().get_event(nothing)).await.unwrap_err();
+    let status = within(server.events().get_event(nothing))
+        .await
+        .unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::FieldInvalid);
     let status = get(key(ORG, "")).await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::FieldInvalid);
@@ -305,7 +326,11 @@ async fn one_event_is_found_by_cursor_and_by_name() {
 async fn a_list_is_the_same_after_a_restart_and_its_token_still_good() {
     let server = Server::start().await;
     accepted(&server.ingest(mixed(1, 20)).await);
-    accepted(&server.ingest([log_event(fixtures::Kind::RateLimited, 21)]).await);
+    accepted(
+        &server
+            .ingest([log_event(fixtures::Kind::RateLimited, 21)])
+            .await,
+    );
     let request = v1::ListEventsRequest {
         page_size: 8,
         order: ListOrder::NewestFirst.into(),
@@ -324,5 +349,8 @@ async fn a_list_is_the_same_after_a_restart_and_its_token_still_good() {
     )
     .await
     .unwrap();
-    assert_eq!(sequences(&second.events), (6..=13).rev().collect::<Vec<_>>());
+    assert_eq!(
+        sequences(&second.events),
+        (6..=13).rev().collect::<Vec<_>>()
+    );
 }

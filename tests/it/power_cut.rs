@@ -44,7 +44,10 @@ struct Mount {
 impl Mount {
     fn new(image: &Path, at: &Path) -> Result<Self, String> {
         std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
-        run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(at))?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(image)
+            .arg(at))?;
         Ok(Self { at: at.to_owned() })
     }
 }
@@ -112,7 +115,9 @@ async fn what_was_accepted_survives_a_power_cut() {
     let mount = match make_image(&image).and_then(|()| Mount::new(&image, &mount_at)) {
         Ok(mount) => mount,
         Err(problem) => {
-            say(&format!("power cut: NOT RUN, no loop mount here: {problem}"));
+            say(&format!(
+                "power cut: NOT RUN, no loop mount here: {problem}"
+            ));
             assert!(!required, "power cuts can't be tested here: {problem}");
             return;
         }
@@ -125,7 +130,11 @@ async fn what_was_accepted_survives_a_power_cut() {
     let mut server = launch(&mount_at).start().await;
 
     for index in 0..cuts {
-        let cut = if index % 2 == 0 { Cut::Copy } else { Cut::Shutdown };
+        let cut = if index % 2 == 0 {
+            Cut::Copy
+        } else {
+            Cut::Shutdown
+        };
         let callers = start_callers(&server, &answered, first_number).await;
         first_number += 1 << 24;
         let wanted = answered.lock().unwrap().len() + 300 + random_count(&mut random);
@@ -151,7 +160,10 @@ async fn what_was_accepted_survives_a_power_cut() {
             Cut::Shutdown => {
                 shut_down(&mount_at).unwrap();
                 let status = server.process.ended().await;
-                assert!(!status.success(), "the disk is gone, and it ends with {status}");
+                assert!(
+                    !status.success(),
+                    "the disk is gone, and it ends with {status}"
+                );
                 end(&mut server, callers).await;
                 mount = None;
                 mount = Some(Mount::new(&image, &mount_at).unwrap_or_else(|problem| {
@@ -182,8 +194,10 @@ fn random_count(random: &mut Random) -> usize {
 }
 
 fn launch(mount: &Path) -> Launch {
-    // The image is small: a reserve of free bytes for a real volume must not refuse events.
-    Launch::on(&mount.join("data"))
+    // The image is small: the room that is kept free on a real volume is more than it has.
+    let settings = mount.with_extension("toml");
+    std::fs::write(&settings, "[storage]\nreserve = \"1MiB\"\n").unwrap();
+    Launch::on(&mount.join("data")).with(&["--config", settings.to_str().unwrap()])
 }
 
 fn copy_held_still(server: &Server, image: &Path, copy: &Path) {

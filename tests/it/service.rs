@@ -24,11 +24,18 @@ async fn health_is_said_of_the_whole_and_of_each_service() {
     let server = Server::start().await;
     assert_eq!(server.health().await.unwrap(), ServingStatus::Serving);
     let mut client = HealthClient::new(server.channel());
-    for service in ["provident.v1.EventService", "provident.v1.ClassifierService"] {
+    for service in [
+        "provident.v1.EventService",
+        "provident.v1.ClassifierService",
+    ] {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        let status = within(client.check(request)).await.unwrap().into_inner().status();
+        let status = within(client.check(request))
+            .await
+            .unwrap()
+            .into_inner()
+            .status();
         assert_eq!(status, ServingStatus::Serving, "{service}");
     }
     let unknown = HealthCheckRequest {
@@ -53,7 +60,9 @@ async fn sigterm_ends_the_streams_as_planned_and_then_the_process() {
     for _ in 0..3 {
         let mut reader = server.subscribe(following(earliest())).await.unwrap();
         let mut read = Read::default();
-        reader.until(&mut read, |read| !read.caught_up.is_empty()).await;
+        reader
+            .until(&mut read, |read| !read.caught_up.is_empty())
+            .await;
         readers.push((reader, read));
     }
     server.process.signal(Signal::TERM);
@@ -116,8 +125,7 @@ async fn a_second_signal_stops_at_once() {
     let mut server = Server::start().await;
     accepted(&server.ingest(mixed(1, 500)).await);
     // A reader that does not read holds the drain up as long as the deadline lets it.
-    let mut client =
-        v1::event_service_client::EventServiceClient::new(server.new_channel().await);
+    let mut client = v1::event_service_client::EventServiceClient::new(server.new_channel().await);
     let request = v1::SubscribeRequest {
         include_raw: true,
         ..following(earliest())
@@ -125,7 +133,7 @@ async fn a_second_signal_stops_at_once() {
     let _stuck = within(client.subscribe(request)).await.unwrap();
     server.process.signal(Signal::TERM);
     eventually("the drain", async || {
-        (server.health().await != Ok(ServingStatus::Serving)).then_some(())
+        (!matches!(server.health().await, Ok(ServingStatus::Serving))).then_some(())
     })
     .await;
     let since = Instant::now();
@@ -134,7 +142,11 @@ async fn a_second_signal_stops_at_once() {
         server.process.signal(Signal::TERM);
     }
     server.process.ended().await;
-    assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -165,9 +177,9 @@ const SERVICES: [&str; 4] = [
 /// Asks the reflection service of a version for all services, and for one file.
 macro_rules! reflected {
     ($version:ident, $server:expr) => {{
-        use tonic_reflection::pb::$version as pb;
         use pb::server_reflection_request::MessageRequest;
         use pb::server_reflection_response::MessageResponse;
+        use tonic_reflection::pb::$version as pb;
         let mut client =
             pb::server_reflection_client::ServerReflectionClient::new($server.channel());
         let ask = |message_request| pb::ServerReflectionRequest {
@@ -227,7 +239,9 @@ async fn metrics_and_probes_answer_on_the_admin_address() {
 /// A plain HTTP GET: head and body as they came.
 async fn get(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = within(tokio::net::TcpStream::connect(address)).await.unwrap();
+    let mut stream = within(tokio::net::TcpStream::connect(address))
+        .await
+        .unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     within(stream.write_all(request.as_bytes())).await.unwrap();
     let mut answer = String::new();
@@ -256,7 +270,9 @@ async fn a_call_over_a_limit_is_refused_and_writes_nothing() {
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     assert!(server.read_all(earliest()).await.is_empty());
     // As much as is allowed is taken.
-    let most = call(mixed(1, 1_000).iter().map(json).collect()).await.unwrap();
+    let most = call(mixed(1, 1_000).iter().map(json).collect())
+        .await
+        .unwrap();
     assert_eq!(accepted(&most.into_inner().results).len(), 1_000);
     let none = call(Vec::new()).await.unwrap();
     assert!(none.into_inner().results.is_empty());
@@ -266,12 +282,21 @@ async fn a_call_over_a_limit_is_refused_and_writes_nothing() {
 async fn gzip_is_spoken() {
     use tonic::codec::CompressionEncoding::Gzip;
     let server = Server::start().await;
-    let mut client = server.events().send_compressed(Gzip).accept_compressed(Gzip);
+    let mut client = server
+        .events()
+        .send_compressed(Gzip)
+        .accept_compressed(Gzip);
     let request = v1::IngestRequest {
         org: ORG.to_owned(),
         inputs: mixed(1, 100).iter().map(json).collect(),
     };
-    accepted(&within(client.ingest(request)).await.unwrap().into_inner().results);
+    accepted(
+        &within(client.ingest(request))
+            .await
+            .unwrap()
+            .into_inner()
+            .results,
+    );
     let mut stream = within(client.subscribe(crate::harness::to_head(earliest())))
         .await
         .unwrap()

@@ -50,7 +50,11 @@ async fn the_confirmation_says_what_was_understood() {
     assert!(!empty.journal_id.is_empty());
     let filter = empty.effective_filter.unwrap();
     let verdicts: Vec<_> = filter.verdicts().collect();
-    let usual = [v1::Verdict::Failure, v1::Verdict::Warning, v1::Verdict::Undetermined];
+    let usual = [
+        v1::Verdict::Failure,
+        v1::Verdict::Warning,
+        v1::Verdict::Undetermined,
+    ];
     assert_eq!(verdicts, usual);
 
     let results = server.ingest(mixed(1, 5)).await;
@@ -92,7 +96,11 @@ async fn every_start_begins_where_it_says() {
     let later = crate::harness::eventually("a later append time", async || {
         let result = server.ingest([mixed_one(number)]).await.remove(0);
         number += 1;
-        let event = server.read_all(after(&first[2].cursor)).await.pop().unwrap();
+        let event = server
+            .read_all(after(&first[2].cursor))
+            .await
+            .pop()
+            .unwrap();
         let time = event.append_time.unwrap();
         ((time.seconds, time.nanos) > (early.seconds, early.nanos)).then_some((result, time))
     })
@@ -129,7 +137,11 @@ async fn every_start_begins_where_it_says() {
     }
     // A time means the append time, to the nanosecond, and includes it.
     let by_time = server.read_all(Start::Time(later.1)).await;
-    assert!(by_time.iter().all(|event| event.append_time.unwrap().seconds >= later.1.seconds));
+    assert!(
+        by_time
+            .iter()
+            .all(|event| event.append_time.unwrap().seconds >= later.1.seconds)
+    );
     assert_eq!(by_time.last().unwrap().sequence, head);
     let before = events
         .iter()
@@ -249,10 +261,16 @@ async fn a_reader_catches_up_and_then_follows() {
         confirmation: reader.confirmation().await,
         ..Read::default()
     };
-    reader.until(&mut read, |read| !read.caught_up.is_empty()).await;
+    reader
+        .until(&mut read, |read| !read.caught_up.is_empty())
+        .await;
     assert_eq!(sequences(&read.events), (1..=250).collect::<Vec<_>>());
     assert_eq!(read.caught_up[0].cursor, first[249].cursor);
-    assert!(read.batches.iter().all(|(count, _)| (1..=100).contains(count)));
+    assert!(
+        read.batches
+            .iter()
+            .all(|(count, _)| (1..=100).contains(count))
+    );
 
     for number in 251..=260 {
         let result = server.ingest([mixed_one(number)]).await.remove(0);
@@ -291,7 +309,10 @@ async fn batches_keep_their_bounds() {
         assert_eq!(sequences(&read.events), (1..=300).collect::<Vec<_>>());
         for (count, bytes) in &read.batches {
             assert!((1..=100).contains(count), "{count} events");
-            assert!(*count == 1 || *bytes <= 256 << 10, "{count} events, {bytes} bytes");
+            assert!(
+                *count == 1 || *bytes <= 256 << 10,
+                "{count} events, {bytes} bytes"
+            );
         }
         assert!(read.batches.len() < 30, "{:?}", read.batches);
         for (event, given) in read.events.iter().zip(&sent) {
@@ -342,12 +363,14 @@ async fn a_heartbeat_moves_on_where_the_filter_lets_nothing_through() {
     };
     let mut reader = server.subscribe(request).await.unwrap();
     let mut read = Read::default();
-    reader.until(&mut read, |read| !read.heartbeats.is_empty()).await;
+    reader
+        .until(&mut read, |read| !read.heartbeats.is_empty())
+        .await;
     let head = server.ingest(mixed(9, 20)).await.pop().unwrap().cursor;
     let moved = |read: &Read| {
-        read.heartbeats.last().is_some_and(|heartbeat| {
-            heartbeat.cursor == head && heartbeat.head_cursor == head
-        })
+        read.heartbeats
+            .last()
+            .is_some_and(|heartbeat| heartbeat.cursor == head && heartbeat.head_cursor == head)
     };
     reader.until(&mut read, moved).await;
     assert!(read.events.is_empty());
@@ -364,8 +387,13 @@ async fn a_heartbeat_moves_on_where_the_filter_lets_nothing_through() {
         .unwrap();
     let since = std::time::Instant::now();
     let mut read = Read::default();
-    busy.until(&mut read, |read| read.heartbeats.len() == 2).await;
-    assert!(since.elapsed() < Duration::from_secs(4), "{:?}", since.elapsed());
+    busy.until(&mut read, |read| read.heartbeats.len() == 2)
+        .await;
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -514,15 +542,23 @@ fn has_target(event: &v1::StreamedEvent, kinds: &[&str], id: &str) -> bool {
 
 fn filters() -> Vec<Wanted> {
     let number = |event: &v1::StreamedEvent| event.sequence;
-    let event_type =
-        |event: &v1::StreamedEvent| event.event.as_ref().unwrap().event_type.clone();
+    let event_type = |event: &v1::StreamedEvent| event.event.as_ref().unwrap().event_type.clone();
     vec![
-        (v1::Filter::default(), Box::new(|event| {
-            !matches!(said(event).verdict(), v1::Verdict::Success | v1::Verdict::Unrelated)
-        })),
+        (
+            v1::Filter::default(),
+            Box::new(|event| {
+                !matches!(
+                    said(event).verdict(),
+                    v1::Verdict::Success | v1::Verdict::Unrelated
+                )
+            }),
+        ),
         (everything(), Box::new(|_| true)),
         (
-            v1::Filter { verdicts: vec![v1::Verdict::Success.into()], ..v1::Filter::default() },
+            v1::Filter {
+                verdicts: vec![v1::Verdict::Success.into()],
+                ..v1::Filter::default()
+            },
             Box::new(|event| said(event).verdict() == v1::Verdict::Success),
         ),
         (
@@ -540,15 +576,24 @@ fn filters() -> Vec<Wanted> {
         ),
         (
             v1::Filter {
-                categories: vec![v1::Category::GroupPush.into(), v1::Category::RateLimit.into()],
+                categories: vec![
+                    v1::Category::GroupPush.into(),
+                    v1::Category::RateLimit.into(),
+                ],
                 ..everything()
             },
             Box::new(|event| {
-                matches!(said(event).category(), v1::Category::GroupPush | v1::Category::RateLimit)
+                matches!(
+                    said(event).category(),
+                    v1::Category::GroupPush | v1::Category::RateLimit
+                )
             }),
         ),
         (
-            v1::Filter { causes: vec![v1::Cause::RateLimited.into()], ..everything() },
+            v1::Filter {
+                causes: vec![v1::Cause::RateLimited.into()],
+                ..everything()
+            },
             Box::new(|event| said(event).cause() == v1::Cause::RateLimited),
         ),
         (
@@ -559,45 +604,73 @@ fn filters() -> Vec<Wanted> {
             Box::new(|event| said(event).disposition() == v1::Disposition::SelfHealing),
         ),
         (
-            v1::Filter { responders: vec![v1::Responder::OktaAdmin.into()], ..everything() },
+            v1::Filter {
+                responders: vec![v1::Responder::OktaAdmin.into()],
+                ..everything()
+            },
             Box::new(|event| said(event).responder() == v1::Responder::OktaAdmin),
         ),
         (
-            v1::Filter { min_priority: v1::Priority::High.into(), ..everything() },
+            v1::Filter {
+                min_priority: v1::Priority::High.into(),
+                ..everything()
+            },
             Box::new(|event| said(event).priority() >= v1::Priority::High),
         ),
         (
-            v1::Filter { security_only: true, ..everything() },
+            v1::Filter {
+                security_only: true,
+                ..everything()
+            },
             Box::new(|event| said(event).security_relevant),
         ),
         (
-            v1::Filter { orgs: vec!["ACME.okta.com".to_owned()], ..everything() },
+            v1::Filter {
+                orgs: vec!["ACME.okta.com".to_owned()],
+                ..everything()
+            },
             Box::new(|_| true),
         ),
         (
-            v1::Filter { orgs: vec!["globex.okta.com".to_owned()], ..everything() },
+            v1::Filter {
+                orgs: vec!["globex.okta.com".to_owned()],
+                ..everything()
+            },
             Box::new(|_| false),
         ),
         (
-            v1::Filter { application_ids: vec![fixtures::application_id(3)], ..everything() },
+            v1::Filter {
+                application_ids: vec![fixtures::application_id(3)],
+                ..everything()
+            },
             Box::new(|event| has_target(event, &["AppInstance"], &fixtures::application_id(3))),
         ),
         (
-            v1::Filter { application_names: vec!["CLOUDBOARD 3".to_owned()], ..everything() },
+            v1::Filter {
+                application_names: vec!["CLOUDBOARD 3".to_owned()],
+                ..everything()
+            },
             Box::new(|event| has_target(event, &["AppInstance"], &fixtures::application_id(3))),
         ),
         (
-            v1::Filter { application_names: vec!["Cloudboard".to_owned()], ..everything() },
+            v1::Filter {
+                application_names: vec!["Cloudboard".to_owned()],
+                ..everything()
+            },
             Box::new(|_| false),
         ),
         (
-            v1::Filter { group_ids: vec![fixtures::group_id(4)], ..everything() },
-            Box::new(|event| {
-                has_target(event, &["UserGroup", "AppGroup"], &fixtures::group_id(4))
-            }),
+            v1::Filter {
+                group_ids: vec![fixtures::group_id(4)],
+                ..everything()
+            },
+            Box::new(|event| has_target(event, &["UserGroup", "AppGroup"], &fixtures::group_id(4))),
         ),
         (
-            v1::Filter { user_ids: vec![fixtures::user_id(5)], ..everything() },
+            v1::Filter {
+                user_ids: vec![fixtures::user_id(5)],
+                ..everything()
+            },
             Box::new(|event| has_target(event, &["User", "AppUser"], &fixtures::user_id(5))),
         ),
         (
@@ -643,12 +716,20 @@ async fn every_field_of_the_filter_chooses() {
             filter: Some(filter.clone()),
             ..to_head(earliest())
         };
-        let read = server.subscribe(request.clone()).await.unwrap().to_end().await;
+        let read = server
+            .subscribe(request.clone())
+            .await
+            .unwrap()
+            .to_end()
+            .await;
         assert_eq!(sequences(&read.events), expected, "{filter:?}");
         // Nothing is left out that would make a test of nothing.
         let trivial = expected.is_empty() || expected.len() == truth.len();
         let meant = filter.orgs.is_empty() && filter.application_names != ["Cloudboard"];
-        assert!(!(trivial && meant) || filter == everything(), "{filter:?}: {expected:?}");
+        assert!(
+            !(trivial && meant) || filter == everything(),
+            "{filter:?}: {expected:?}"
+        );
         let follow = v1::SubscribeRequest {
             stop_at_head: false,
             start: Some(latest()),
@@ -708,12 +789,48 @@ async fn a_filter_that_makes_no_sense_is_refused_by_field() {
     let server = Server::start().await;
     let everything = v1::Filter::default;
     let cases = [
-        (v1::Filter { verdicts: vec![1, 0], ..everything() }, "filter.verdicts[1]"),
-        (v1::Filter { categories: vec![99], ..everything() }, "filter.categories[0]"),
-        (v1::Filter { causes: vec![-1], ..everything() }, "filter.causes[0]"),
-        (v1::Filter { dispositions: vec![0], ..everything() }, "filter.dispositions[0]"),
-        (v1::Filter { responders: vec![77], ..everything() }, "filter.responders[0]"),
-        (v1::Filter { min_priority: 9, ..everything() }, "filter.min_priority"),
+        (
+            v1::Filter {
+                verdicts: vec![1, 0],
+                ..everything()
+            },
+            "filter.verdicts[1]",
+        ),
+        (
+            v1::Filter {
+                categories: vec![99],
+                ..everything()
+            },
+            "filter.categories[0]",
+        ),
+        (
+            v1::Filter {
+                causes: vec![-1],
+                ..everything()
+            },
+            "filter.causes[0]",
+        ),
+        (
+            v1::Filter {
+                dispositions: vec![0],
+                ..everything()
+            },
+            "filter.dispositions[0]",
+        ),
+        (
+            v1::Filter {
+                responders: vec![77],
+                ..everything()
+            },
+            "filter.responders[0]",
+        ),
+        (
+            v1::Filter {
+                min_priority: 9,
+                ..everything()
+            },
+            "filter.min_priority",
+        ),
         (
             v1::Filter {
                 event_types: vec!["a.*".to_owned(), "a*b".to_owned()],
@@ -722,7 +839,10 @@ async fn a_filter_that_makes_no_sense_is_refused_by_field() {
             "filter.event_types[1]",
         ),
         (
-            v1::Filter { event_types: vec![String::new()], ..everything() },
+            v1::Filter {
+                event_types: vec![String::new()],
+                ..everything()
+            },
             "filter.event_types[0]",
         ),
     ];

@@ -237,9 +237,7 @@ fn the_domain_knows_no_io_no_time_and_no_transport() {
                 };
                 let after = &code[at + name.len()..];
                 let is_path = after.starts_with("::") || name.contains("::");
-                apart(code[..at].chars().next_back())
-                    && apart(after.chars().next())
-                    && is_path
+                apart(code[..at].chars().next_back()) && apart(after.chars().next()) && is_path
             })
         });
         (module(path) == "domain")
@@ -292,7 +290,13 @@ fn every_file_opens_with_what_it_is_for() {
 /// The files that belong to the project: what git would take, or all where there is no git.
 fn tracked() -> Vec<PathBuf> {
     let output = std::process::Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .args([
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ])
         .current_dir(root())
         .output()
         .expect("git, by which the sources came here");
@@ -311,7 +315,13 @@ fn tracked() -> Vec<PathBuf> {
 fn nothing_is_left_over_and_no_machine_is_named() {
     // Put together here, so that this file does not hold what it looks for.
     let left_over = ["TO", "FIX", "XX"].map(|word| {
-        let end = if word == "TO" { "DO" } else if word == "FIX" { "ME" } else { "X" };
+        let end = if word == "TO" {
+            "DO"
+        } else if word == "FIX" {
+            "ME"
+        } else {
+            "X"
+        };
         format!("{word}{end}")
     });
     let places = ["work", "root", "home", "Users"].map(|place| format!("/{place}/"));
@@ -347,8 +357,14 @@ fn nothing_is_left_over_and_no_machine_is_named() {
 #[test]
 fn the_checks_themselves_see_what_they_look_for() {
     let names = |line: &str| named_modules(&code(line));
-    assert_eq!(names("use crate::engine::Engine; // crate::grpc"), ["engine"]);
-    assert_eq!(names("use crate::{domain::{a, b}, okta, wire::c};"), ["domain", "okta", "wire"]);
+    assert_eq!(
+        names("use crate::engine::Engine; // crate::grpc"),
+        ["engine"]
+    );
+    assert_eq!(
+        names("use crate::{domain::{a, b}, okta, wire::c};"),
+        ["domain", "okta", "wire"]
+    );
     assert_eq!(names("let text = \"crate::grpc\";"), [""; 0]);
     assert!(may_name("engine", "journal") && !may_name("journal", "engine"));
     assert!(!may_name("okta", "wire") && !may_name("domain", "config"));
