@@ -4,6 +4,7 @@
 //! tomorrow, with values nobody has seen; wording no rule knows is `UNKNOWN`. What decided is
 //! quoted as evidence. The texts it gives are ours and stand in the data files beside this one.
 
+mod assess;
 pub mod rules;
 mod text;
 mod verdict;
@@ -16,11 +17,12 @@ use std::sync::LazyLock;
 use crate::domain::catalogue::{Catalogue, EventType, Family};
 use crate::domain::classification::{
     Category, Cause, Classification, Disposition, Evidence, FailureSemantics, ObjectRef, Priority,
-    Resource, Responder, Verdict,
+    Responder, Verdict,
 };
+use crate::domain::classify::assess::{concerns_group_push, disposition, priority};
 use crate::domain::classify::rules::{Place, Rule, RuleFile, RulesError, Searcher, Stage};
 use crate::domain::classify::text::{Grammar, Reading, cut};
-use crate::domain::classify::verdict::{Hints, Progress, judge, name_removes_access};
+use crate::domain::classify::verdict::{Hints, judge, name_removes_access};
 use crate::domain::classify::wording::{Subject, Wording};
 use crate::domain::event::{Entity, ProvisioningEvent};
 
@@ -207,7 +209,9 @@ impl Classifier {
             let clues = clues.insert(self.clues(event, known));
             Hints {
                 failure_without_outcome: self.failure_without_outcome.contains(&event.event_type),
-                error_text_known: clues.iter().any(|clue| matches!(clue.field, Field::Reason)),
+                cause_named: clues
+                    .iter()
+                    .any(|clue| matches!(clue.field, Field::Reason | Field::LegacyEventType)),
             }
         });
         answer.verdict = verdict;
@@ -269,7 +273,7 @@ impl Classifier {
                 self.wording
                     .remediation(&subject, remediation, by_catalogue)
             }
-            Verdict::Undetermined => self.wording.undetermined_remediation(&subject),
+            Verdict::Undetermined => wording::undetermined_remediation(&subject),
             Verdict::Success | Verdict::Unrelated => String::new(),
         };
         answer.summary = summary;
@@ -406,36 +410,54 @@ impl Classifier {
         known: Option<&EventType>,
         clues: &mut Vec<Clue<'e>>,
     ) {
-        let mut read = |place: Place, field: Field<'e>, name: &'e str, worth: u8| {
-            for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
-                let rule = &self.rules[hit.what];
-                if rule.places.contains(&place)
-                    && rule.with_status.is_empty()
-                    && rule.speaks_of(&event.event_type)
-                {
-                    let stage = self.stage(hit.what, place);
-                    clues.push(Clue {
-                        stage,
-                        order: (0, worth, hit.what),
-                        source: Source::Rule(hit.what),
-                        field,
-                        text: name,
-                    });
+        // Of a type in the catalogue only the deployment knows better.
+        let mut read =
+            |place: Place, field: Field<'e>, name: &'e str, worth: u8, rules_max: usize| {
+                for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
+                    let rule = &self.rules[hit.what];
+                    let speaks = rule.places.contains(&place)
+                        && rule.with_status.is_empty()
+                        && rule.speaks_of(&event.event_type);
+                    if speaks && hit.what < rules_max {
+                        let stage = self.stage(hit.what, place);
+                        clues.push(Clue {
+                            stage,
+                            order: (0, worth, hit.what),
+                            source: Source::Rule(hit.what),
+                            field,
+                            text: name,
+                        });
+                    }
                 }
-            }
+            };
+        let rules_max = if known.is_some() {
+            self.deployment_rules
+        } else {
+            usize::MAX
         };
-        // The types that kept their old name are in the catalogue, which knows them better.
-        if known.is_none_or(|known| known.name != event.legacy_event_type) {
-            read(
-                Place::LegacyEventType,
-                Field::LegacyEventType,
-                &event.legacy_event_type,
-                0,
-            );
-        }
-        match known {
-            None => read(Place::EventType, Field::EventType, &event.event_type, 2),
-            Some(known) if known.cause.is_some() => clues.push(Clue {
+        read(
+            Place::EventType,
+            Field::EventType,
+            &event.event_type,
+            2,
+            rules_max,
+        );
+        // Some types kept their old name.
+        let kept = known.is_some_and(|known| known.name == event.legacy_event_type);
+        let rules_max = if kept {
+            self.deployment_rules
+        } else {
+            usize::MAX
+        };
+        read(
+            Place::LegacyEventType,
+            Field::LegacyEventType,
+            &event.legacy_event_type,
+            0,
+            rules_max,
+        );
+        if let Some(known) = known.filter(|known| known.cause.is_some()) {
+            clues.push(Clue {
                 stage: if known.cause_is_final {
                     Stage::Type
                 } else {
@@ -445,8 +467,7 @@ impl Classifier {
                 source: Source::Catalogue,
                 field: Field::EventType,
                 text: &event.event_type,
-            }),
-            Some(_) => {}
+            });
         }
     }
 
@@ -599,112 +620,6 @@ fn entity_name(entity: &Entity) -> &str {
         .into_iter()
         .find(|name| !name.is_empty() && !name.eq_ignore_ascii_case("unknown"))
         .unwrap_or_default()
-}
-
-/// Whether it passes by itself, and who acts.
-fn disposition(
-    cause: Cause,
-    decisive: Option<&Candidate<'_>>,
-    known: Option<&EventType>,
-    progress: Progress,
-) -> (Disposition, Responder) {
-    let usual = cause.usual();
-    let mut disposition = decisive
-        .and_then(|candidate| candidate.disposition)
-        .unwrap_or(usual.0);
-    let mut responder = decisive
-        .and_then(|candidate| candidate.responder)
-        .unwrap_or(usual.1);
-    if cause == Cause::Unknown {
-        // The type's word is all there is.
-        disposition = known
-            .and_then(EventType::stated_disposition)
-            .unwrap_or(disposition);
-        responder = known.and_then(|known| known.responder).unwrap_or(responder);
-    }
-
-    // Whether Okta tries again decides over the cause, but trying again mends no credentials,
-    // rights or licences.
-    let mends_itself = !matches!(
-        cause,
-        Cause::CredentialsInvalid
-            | Cause::PermissionDenied
-            | Cause::LicenseExhausted
-            | Cause::LicenseConflict
-    );
-    let retried = match progress {
-        Progress::Deferred => Some(true),
-        _ => known.and_then(|known| known.retried),
-    };
-    match retried {
-        Some(true) if mends_itself && disposition != Disposition::SelfHealing => {
-            (disposition, responder) = (Disposition::SelfHealing, Responder::Nobody);
-        }
-        Some(false) if disposition != Disposition::Informational => {
-            disposition = Disposition::ActionRequired
-        }
-        _ if disposition == Disposition::SelfHealing && !mends_itself => {
-            disposition = Disposition::ActionRequired
-        }
-        _ => {}
-    }
-    // Whoever has to act can't be nobody.
-    if disposition == Disposition::ActionRequired && responder == Responder::Nobody {
-        responder = known
-            .and_then(|known| known.responder)
-            .filter(|named| *named != Responder::Nobody)
-            .unwrap_or(Responder::OktaAdmin);
-    }
-    (disposition, responder)
-}
-
-/// The first that fits.
-fn priority(answer: &Classification, known: Option<&EventType>) -> Priority {
-    let failed = answer.verdict == Verdict::Failure;
-    if answer.security_relevant {
-        let may_be_gone = answer.disposition == Disposition::SelfHealing
-            || answer.cause == Some(Cause::TargetNotFound);
-        return if may_be_gone {
-            Priority::High
-        } else {
-            Priority::Critical
-        };
-    }
-    let connector_is_down = match answer.cause {
-        Some(Cause::CredentialsInvalid) => true,
-        // Of a single user or group only that one is denied.
-        Some(Cause::PermissionDenied) => matches!(
-            answer.category,
-            Category::Authentication | Category::Configuration
-        ),
-        _ => false,
-    };
-    // Okta sends no more changes of members for a failed mapping, removals included.
-    let of_mapping = answer.resource == Some(Resource::GroupPushMapping)
-        || known.is_some_and(|known| known.group_push_failure);
-    let mapping_is_dead = failed && of_mapping && answer.disposition == Disposition::ActionRequired;
-    if connector_is_down || mapping_is_dead {
-        return Priority::High;
-    }
-    match answer.disposition {
-        Disposition::SelfHealing | Disposition::Informational => Priority::Low,
-        Disposition::ActionRequired | Disposition::Undetermined => Priority::Medium,
-    }
-}
-
-/// Whether a failure is one of a group push, also where its type speaks of the group alone.
-fn concerns_group_push(event: &ProvisioningEvent, known: Option<&EventType>) -> bool {
-    if known.is_some_and(|known| known.group_push_failure) {
-        return true;
-    }
-    let of_groups = [
-        "application.provision.group.",
-        "application.provision.group_membership.",
-    ]
-    .iter()
-    .any(|prefix| event.event_type.starts_with(prefix));
-    of_groups
-        && (event.target("GroupPushMapping").is_some() || event.transaction.id.starts_with("gmr"))
 }
 
 #[cfg(test)]

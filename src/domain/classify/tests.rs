@@ -666,7 +666,7 @@ fn summaries_name_who_and_what() {
     );
     check(
         &failure("application.integration.rate_limit_exceeded", ""),
-        "Okta had to stop calling Slack: the app limits how often it may be called.",
+        "Okta had to stop calling Slack for a while: the app limits how often it may be called.",
     );
     check(
         &failure(MAPPING_DEAD, "Linked group is missing in Slack"),

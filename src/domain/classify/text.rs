@@ -343,8 +343,7 @@ impl Grammar {
 fn stands_as_status(text: &str, start: usize, end: usize) -> bool {
     let before = text[..start].trim_end();
     let begins = match before.chars().next_back() {
-        None => true,
-        Some(':' | '.' | '(' | '>' | '-' | '[' | ',' | ';' | '=' | '|') => true,
+        None | Some(':' | '.' | '(' | '>' | '-' | '[' | ',' | ';' | '=' | '|') => true,
         // A quoted status is a value: `"message":"Not Found"`. A name may be quoted as well.
         Some(quote @ ('"' | '\'' | '`')) => before
             .trim_end_matches(quote)
@@ -412,4 +411,88 @@ fn ends_with_ignoring_case(text: &str, suffix: &str) -> bool {
 /// The longest start of a text that fits, ending at a whole character.
 pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The statuses read from a text, quoted, and the words of rules.
+    fn check(text: &str, names: &[&str], statuses: &[&str], words: &[&str]) {
+        let file = RuleFile::parse(include_str!("rules.toml")).unwrap();
+        let grammar = Grammar::new(&file, &file.rule).unwrap();
+        let reading = grammar.read(text, names);
+        let read: Vec<_> = reading
+            .statuses
+            .iter()
+            .map(|hit| &text[hit.start..hit.end])
+            .collect();
+        assert_eq!(read, statuses, "statuses in {text:?}");
+        let mut read: Vec<_> = reading
+            .rules
+            .iter()
+            .map(|hit| &text[hit.start..hit.end])
+            .collect();
+        read.dedup();
+        assert_eq!(read, words, "words in {text:?}");
+    }
+
+    #[test]
+    fn a_status_is_read_where_the_text_says_that_it_is_one() {
+        check("Bad Gateway", &[], &["Bad Gateway"], &["Bad Gateway"]);
+        check(
+            "x: Forbidden. Errors reported by remote server: y",
+            &[],
+            &["Forbidden"],
+            &[],
+        );
+        check(
+            "Error code: 404, error: Not Found.",
+            &[],
+            &["404", "Not Found"],
+            &[],
+        );
+        check("HTTP 403 Forbidden", &[], &["403 Forbidden"], &[]);
+        check("HTTP/1.1 403", &[], &["403"], &[]);
+        check("{\"status\":\"403\",\"detail\":\"x\"}", &[], &["403"], &[]);
+        check("status code 403.", &[], &["403"], &[]);
+        check("403", &[], &["403"], &[]);
+        check(
+            "Group Forbidden stays, as 403 do, at 403@x.y or a-403 or 403.5 or /403/",
+            &[],
+            &[],
+            &[],
+        );
+        check("status 403 of 500 rows", &[], &[], &[]);
+    }
+
+    #[test]
+    fn a_name_is_cut_out_as_far_as_it_goes() {
+        let named = "Error while creating user group Already Exists: Forbidden. Errors reported by remote server: no";
+        check(named, &[], &["Forbidden"], &[]);
+        check(
+            "Error while creating user group A: Already Exists: null",
+            &["A: Already Exists"],
+            &[],
+            &[],
+        );
+        check(
+            "Error while creating user group A: null: Already exists",
+            &[],
+            &[],
+            &["Already exists"],
+        );
+        check(
+            "Error while creating user: Already exists",
+            &[],
+            &[],
+            &["Already exists"],
+        );
+        check(
+            "the group 'Forbidden' already exists",
+            &["Forbidden"],
+            &[],
+            &["already exists"],
+        );
+    }
 }

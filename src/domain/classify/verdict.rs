@@ -52,8 +52,8 @@ pub(super) fn progress(result: &str) -> Progress {
 pub(super) struct Hints {
     /// The rules say that the type means failure when Okta sends no outcome.
     pub(super) failure_without_outcome: bool,
-    /// A rule or a status knows the error text.
-    pub(super) error_text_known: bool,
+    /// The error text, or the old name, names a cause.
+    pub(super) cause_named: bool,
 }
 
 /// The verdict on an event of the catalogue or of one of its families, and how far Okta came.
@@ -83,7 +83,7 @@ fn judge_untold(event: &ProvisioningEvent, is_known: bool, hints: Hints) -> (Ver
         .iter()
         .any(|name| name.eq_ignore_ascii_case(event.severity.trim()))
         || hints.failure_without_outcome
-        || hints.error_text_known
+        || hints.cause_named
     {
         return FAILURE;
     }
@@ -207,7 +207,7 @@ mod tests {
         check(&old, Verdict::Success);
 
         let hints = || Hints {
-            error_text_known: true,
+            cause_named: true,
             ..Hints::default()
         };
         assert_eq!(

@@ -48,6 +48,9 @@ struct Sentence {
     failure: Option<String>,
     warning: Option<String>,
     success: Option<String>,
+    /// The cause that the catalogue names is in the sentence already.
+    #[serde(default)]
+    says_why: bool,
 }
 
 /// How to say what Okta was doing: "could not `does` `what`", "`did` `what`".
@@ -117,13 +120,16 @@ impl Wording {
         text
     }
 
+    /// The sentences written for the event's type.
+    fn own(&self, of: &Subject<'_>) -> Option<&Sentence> {
+        self.sentence
+            .iter()
+            .find(|sentence| sentence.event_types.contains(&of.event.event_type))
+    }
+
     fn what_happened(&self, of: &Subject<'_>) -> String {
         let event_type = of.event.event_type.as_str();
-        let own = self
-            .sentence
-            .iter()
-            .find(|sentence| sentence.event_types.iter().any(|name| name == event_type));
-        let own = own.and_then(|sentence| match of.answer.verdict {
+        let own = self.own(of).and_then(|sentence| match of.answer.verdict {
             Verdict::Failure => sentence.failure.as_deref(),
             Verdict::Warning if of.progress == Progress::Done => sentence.warning.as_deref(),
             Verdict::Success => sentence.success.as_deref(),
@@ -188,16 +194,19 @@ impl Wording {
 
     fn why(&self, of: &Subject<'_>) -> Option<String> {
         let cause = of.answer.cause?;
-        if of.answer.verdict == Verdict::Warning {
-            // What such a type means is in its sentence already.
-            let said = of
-                .answer
-                .evidence
-                .as_ref()
-                .is_none_or(|evidence| evidence.field == "eventType");
-            if said || cause == Cause::Unknown {
-                return None;
-            }
+        let by_type = of
+            .answer
+            .evidence
+            .as_ref()
+            .is_some_and(|evidence| evidence.rule == "event_type");
+        if by_type
+            && (of.answer.verdict == Verdict::Warning
+                || self.own(of).is_some_and(|sentence| sentence.says_why))
+        {
+            return None;
+        }
+        if of.answer.verdict == Verdict::Warning && cause == Cause::Unknown {
+            return None;
         }
         if cause == Cause::Unknown && !of.event.outcome.reason.is_empty() {
             return Some("the error text names no cause that is known here".to_owned());
@@ -268,18 +277,18 @@ impl Wording {
         }
         text
     }
+}
 
-    /// What to do about an event that doesn't say how it ended.
-    pub(super) fn undetermined_remediation(&self, of: &Subject<'_>) -> String {
-        let look = "Look in Okta's System Log for other events of the same transaction, which say how it ended.";
-        if of.removes_access {
-            format!(
-                "{look} Check in {} that the access is really gone.",
-                app(of)
-            )
-        } else {
-            look.to_owned()
-        }
+/// What to do about an event that doesn't say how it ended.
+pub(super) fn undetermined_remediation(of: &Subject<'_>) -> String {
+    let look = "Look in Okta's System Log for other events of the same transaction, which say how it ended.";
+    if of.removes_access {
+        format!(
+            "{look} Check in {} that the access is really gone.",
+            app(of)
+        )
+    } else {
+        look.to_owned()
     }
 }
 
@@ -356,4 +365,54 @@ fn fill(template: &str, of: &Subject<'_>) -> String {
     }
     text.push_str(rest);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::catalogue::Catalogue;
+
+    #[test]
+    fn every_cause_says_why_and_what_to_do() {
+        let wording = Wording::embedded();
+        for cause in Cause::ALL {
+            // The last entry fits whatever the others leave.
+            let why = wording.why.iter().rfind(|why| why.cause == *cause);
+            assert!(why.is_some_and(|why| why.resources.is_empty()), "{cause}");
+            let remedy = wording.remedy.iter().rfind(|remedy| remedy.cause == *cause);
+            let open = |remedy: &Remedy| {
+                remedy.categories.is_empty()
+                    && remedy.operations.is_empty()
+                    && remedy.resources.is_empty()
+                    && remedy.disposition.is_none()
+                    && !remedy.security_relevant
+            };
+            assert!(remedy.is_some_and(open), "{cause}");
+        }
+    }
+
+    #[test]
+    fn sentences_are_for_types_that_exist_and_end_without_a_stop() {
+        for sentence in Wording::embedded().sentence {
+            for name in &sentence.event_types {
+                assert!(Catalogue::embedded().event_type(name).is_some(), "{name}");
+            }
+            for text in [sentence.failure, sentence.warning, sentence.success]
+                .into_iter()
+                .flatten()
+            {
+                assert!(!text.ends_with('.') && !text.contains(": "), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_summary_of_nothing_is_a_sentence_still() {
+        assert_eq!(
+            unrelated(""),
+            "The event has no type, so it is not about provisioning."
+        );
+        assert_eq!(first_sentence("One. Two."), "One");
+        assert_eq!(first_sentence("One."), "One");
+    }
 }
