@@ -263,7 +263,7 @@ impl Shared {
         }
         let mut generations = self.published().generations;
         let mut head = writer.head;
-        let (appended, new) = assign(&generations, head.seq, batch.entries)?;
+        let Assigned { appended, new } = assign(&generations, head.seq, batch.entries)?;
         if new.is_empty() && batch.state.is_empty() {
             return Ok(appended);
         }
@@ -515,12 +515,18 @@ impl Reading {
     }
 }
 
-/// Gives each entry its place; those that are new come back with it, in order.
+/// What is to become of the entries of a batch.
+struct Assigned {
+    appended: Vec<Appended>,
+    new: Vec<(Seq, Entry)>,
+}
+
+/// Gives each entry its place.
 fn assign(
     generations: &Generations,
     head: Seq,
     entries: Vec<Entry>,
-) -> Result<(Vec<Appended>, Vec<(Seq, Entry)>), AppendError> {
+) -> Result<Assigned, AppendError> {
     let mut appended = Vec::with_capacity(entries.len());
     let mut new = Vec::with_capacity(entries.len());
     let mut in_batch = HashMap::with_capacity(entries.len());
@@ -539,7 +545,7 @@ fn assign(
         new.push((last, entry));
         appended.push(Appended::New(last));
     }
-    Ok((appended, new))
+    Ok(Assigned { appended, new })
 }
 
 /// Where a key stands. Newest first, because what comes twice comes soon after.
