@@ -704,12 +704,17 @@ fn create(options: &EmbeddedOptions) -> Result<(), fjall::Error> {
 /// Deletes the keyspaces that no table names: begun by a cut or left by a trim that a crash
 /// interrupted.
 fn repair(database: &Database, opened: &Opened) -> Result<(), fjall::Error> {
-    // fjall recovers its sequence from rows alone (db.rs, `recover`), but creating and deleting
-    // keyspaces takes numbers of it too. Without a jump, a deletion now could be numbered before
-    // the creation that it deletes, or a creation later before the deletion of the same id: it
-    // would be undone by the next recovery. A million is far more than a crash can have lost.
+    // fjall counts creations and deletions of keyspaces in the sequence of its rows, but recovers
+    // that from rows alone (its db.rs, `recover`), and gives a deleted keyspace's id again. A
+    // keyspace that is created below the deletion that its id remembers vanishes at the next
+    // recovery with all that is in it. So every open jumps over what could have been forgotten,
+    // and makes the jump durable before it deletes or creates anything. There can't be a million
+    // of them between two of our commits.
     let jump = database.seqno() + 1_000_000;
     database.supervisor.seqno.fetch_max(jump);
+    let mut write = database.batch().durability(Some(PersistMode::SyncData));
+    write.insert(&opened.state, keys::HEAD_KEY, keys::head_value(opened.head));
+    write.commit()?;
 
     let Generations { records, keys, .. } = &opened.generations;
     let named: Vec<_> = records
@@ -724,11 +729,7 @@ fn repair(database: &Database, opened: &Opened) -> Result<(), fjall::Error> {
         }
     }
     flush_all_but_newest(&opened.generations);
-
-    // Makes the jump and what followed it durable.
-    let mut write = database.batch().durability(Some(PersistMode::SyncData));
-    write.insert(&opened.state, keys::HEAD_KEY, keys::head_value(opened.head));
-    write.commit()
+    Ok(())
 }
 
 /// Starts flushing what is complete to tables: nothing is written there any more, so fjall would

@@ -31,7 +31,10 @@ impl Fixture {
         let mut options = EmbeddedOptions::new(directory.path().join("data"), *b"embedded");
         options.reserve_bytes = 0;
         options.generation_bytes_max = 64;
-        Self { _directory: directory, options }
+        Self {
+            _directory: directory,
+            options,
+        }
     }
 
     fn path(&self) -> &Path {
@@ -251,27 +254,34 @@ async fn keyspaces_that_no_table_names_are_deleted() {
     fill(&journal, 1..=6).await;
     let count = journal.shared.database.keyspace_count();
     drop(journal);
-    // A cut that was interrupted before its batch, twice, with nothing appended in between: the
-    // ids of the deleted keyspaces are given again.
-    for _ in 0..2 {
+    // As cuts that were interrupted before their batch leave them, again and again with nothing
+    // appended in between. fjall gives the ids of deleted keyspaces again and forgets what it
+    // counted; without the jump in `repair` the records below vanish.
+    for round in 0..3_u64 {
         fixture.change_by_hand(|database| {
-            for name in ["r-00000000000000000007", "u-00000000000000000007"] {
-                let orphan = database.keyspace(name, options::records).unwrap();
-                orphan
-                    .insert(keys::record_key(Seq::new(7)), "left")
-                    .unwrap();
+            for seq in 7..15 {
+                let name = keys::record_keyspace(Seq::new(seq));
+                let orphan = database.keyspace(&name, options::records).unwrap();
+                if round == 1 {
+                    orphan
+                        .insert(keys::record_key(Seq::new(7)), "left")
+                        .unwrap();
+                }
             }
         });
         let journal = fixture.open();
         assert_eq!(journal.shared.database.keyspace_count(), count);
         assert_eq!(journal.bounds().head, Seq::new(6));
+        drop(journal);
+        fixture.change_by_hand(|database| assert_eq!(database.keyspace_count(), count));
     }
-    let journal = fixture.open();
-    fill(&journal, 7..=14).await;
-    drop(journal);
-    let journal = fixture.open();
-    assert_eq!(read_all(&journal).await.len(), 14);
-    assert_eq!(journal.bounds().head, Seq::new(14));
+    for first in [7, 14, 21] {
+        let journal = fixture.open();
+        fill(&journal, first..=first + 6).await;
+        drop(journal);
+        let records = read_all(&fixture.open()).await;
+        assert_eq!(records.last().unwrap().seq, Seq::new(first + 6));
+    }
 }
 
 #[tokio::test]
