@@ -5,8 +5,8 @@
 //! - Readers go by what was published after the flush, never by what fjall shows: fjall applies
 //!   a batch row by row.
 //! - After any failed write this takes no more ([`AppendError::Fault`]); reads go on.
-//! - What a crash leaves half done is repaired at open: unfinished creations and keyspaces
-//!   that no table names are deleted.
+//! - What a crash leaves half done is repaired at open: unfinished creations, keyspaces that no
+//!   table names and a batch that a power cut tore are removed.
 //!
 //! Blocking calls of fjall run on tokio's blocking threads. It must not know what a record says.
 
@@ -14,6 +14,7 @@ mod directory;
 mod generations;
 mod keys;
 mod options;
+mod tail;
 
 #[cfg(test)]
 mod tests;
@@ -128,6 +129,13 @@ impl EmbeddedJournal {
             create(&options).map_err(|error| from_fjall(&path, error))?;
             directory.adopt_journal().map_err(at)?;
         }
+        tail::mend(&path.join(directory::JOURNAL))
+            .map_err(at)?
+            .map_err(|what| OpenError::Damaged {
+                path: path.clone(),
+                what,
+                cause: None,
+            })?;
         let database = options::database(&options, directory::JOURNAL)
             .open()
             .map_err(|error| from_fjall(&path, error))?;

@@ -437,25 +437,90 @@ async fn bytes_that_fail_their_checksum_are_named() {
     assert_eq!(read.unwrap().len(), 8);
 }
 
-#[tokio::test]
-async fn a_torn_last_batch_is_gone_as_a_whole() {
-    let fixture = Fixture::new();
+/// A journal of records 1 to 3 in three batches and 4 to 6 in one of about 18 KiB, closed; and
+/// where the batches end in its file.
+async fn with_a_large_last_batch() -> (Fixture, PathBuf, [usize; 4]) {
+    let mut fixture = Fixture::new();
+    fixture.options.generation_bytes_max = u64::MAX;
     let journal = fixture.open();
     fill(&journal, 1..=3).await;
-    let mut batch = entries(4..=6);
-    batch.state = state(b"cursor", b"6").state;
+    let mut batch = state(b"cursor", b"6");
+    for number in 4..=6 {
+        // Below 4 KiB, so that fjall doesn't compress it.
+        let text = format!("{number:010}").repeat(400);
+        batch.entries.push(entry(number, text.into()));
+    }
     journal.append(batch).await.unwrap();
     drop(journal);
     let path = fixture.path().join("journal/0.jnl");
-    let mut bytes = fs::read(&path).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    bytes[end - 20..].fill(0);
-    fs::write(&path, bytes).unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let mut ends: Vec<_> = (0..=bytes.len() - 4)
+        .filter(|at| bytes[*at..].starts_with(b"FJL\x03"))
+        .map(|at| at + 4)
+        .collect();
+    let ends = ends.split_off(ends.len() - 4).try_into().unwrap();
+    (fixture, path, ends)
+}
 
+#[tokio::test]
+async fn a_torn_last_batch_is_gone_as_a_whole() {
+    let (fixture, path, [.., begin, end]) = with_a_large_last_batch().await;
+    let whole = fs::read(&path).unwrap();
+    let sector = begin.next_multiple_of(512);
+    // Pages reach the disk in any order, and the end may be there without the middle.
+    let holes = [
+        (begin, end),
+        (begin + 1, end),
+        (begin, sector),
+        (sector, sector + 512),
+        (sector + 4096, sector + 8192),
+        (end - 20, end),
+        (end - 1, end),
+    ];
+    for (from, to) in holes {
+        let mut torn = whole.clone();
+        torn[from..to].fill(0);
+        fs::write(&path, &torn).unwrap();
+        let mended = tail::mend(&fixture.path().join("journal")).unwrap();
+        assert_eq!(mended, Ok(()), "{from} to {to}");
+        let left = fs::read(&path).unwrap();
+        assert!(
+            left[begin..].iter().all(|byte| *byte == 0),
+            "{from} to {to}"
+        );
+        assert!(left[..begin] == whole[..begin], "{from} to {to}");
+    }
     let journal = fixture.open();
     assert_eq!(read_all(&journal).await.len(), 3);
     assert_eq!(journal.state(b"").await.unwrap(), []);
     fill(&journal, 4..=5).await;
+    drop(journal);
+    assert_eq!(read_all(&fixture.open()).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_damaged_batch_that_was_acknowledged_is_not_cut_away() {
+    let (fixture, path, [first, second, third, end]) = with_a_large_last_batch().await;
+    let whole = fs::read(&path).unwrap();
+    for (at, damage) in [
+        (first, 0),
+        (first + 3, 0xff),
+        (second - 1, 0),
+        (second + 20, 0xff),
+        (third - 9, 0xff),
+        (third + 5000, 0xff),
+        (end - 9, 0xff),
+    ] {
+        let mut damaged = whole.clone();
+        damaged[at] = damage;
+        assert_ne!(damaged[at], whole[at]);
+        fs::write(&path, &damaged).unwrap();
+        let error = fixture.refused();
+        assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+        assert!(fs::read(&path).unwrap() == damaged, "it was changed");
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(read_all(&fixture.open()).await.len(), 6);
 }
 
 #[tokio::test]
