@@ -4,6 +4,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -242,7 +244,7 @@ async fn an_interrupted_creation_is_repaired() {
     .await;
     check("before the last rename", |path| {
         DataDirectory::open(path).unwrap();
-        create(&EmbeddedOptions::new(path.into(), *b"forgotte")).unwrap();
+        open::create(&EmbeddedOptions::new(path.into(), *b"forgotte")).unwrap();
     })
     .await;
 }
