@@ -38,7 +38,7 @@ pub enum OpenError {
     /// Stop the other process; two can't write one journal.
     #[error("{} is in use by another process", path.display())]
     Locked { path: PathBuf },
-    /// Restore a backup, or start with an empty directory; nothing was changed.
+    /// Restore a backup, or start with an empty directory; keep this one to look at.
     #[error("the journal in {} is damaged: {what}", path.display())]
     Damaged {
         path: PathBuf,
