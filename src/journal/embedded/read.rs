@@ -17,7 +17,10 @@ pub(super) fn read(
     direction: Direction,
     limit: ReadLimit,
 ) -> Result<Vec<Record>, ReadError> {
-    let Published { head, ref generations } = *published;
+    let Published {
+        head,
+        ref generations,
+    } = *published;
     let earliest = generations.earliest();
     let span = match direction {
         Direction::OldestFirst if from < earliest => {
