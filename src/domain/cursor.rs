@@ -181,10 +181,16 @@ mod tests {
     #[test]
     fn a_cursor_of_another_journal_is_refused_by_name() {
         let text = Cursor::new(JOURNAL, Seq::new(7)).to_string();
-        let ours = JournalId { epoch: 4, ..JOURNAL };
+        let ours = JournalId {
+            epoch: 4,
+            ..JOURNAL
+        };
         assert_eq!(
             Cursor::parse_for(&text, ours),
-            Err(CursorError::ForeignJournal { theirs: JOURNAL, ours })
+            Err(CursorError::ForeignJournal {
+                theirs: JOURNAL,
+                ours
+            })
         );
         assert!(Cursor::parse_for(&text, JOURNAL).is_ok());
     }
