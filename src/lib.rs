@@ -1,7 +1,13 @@
-//! Provident takes in what Okta reports about provisioning, says what each failure means, keeps
-//! it durably and streams it over gRPC.
+//! Provident.
 
 pub mod config;
 pub mod domain;
+pub mod engine;
+pub mod grpc;
+pub mod http;
+pub mod journal;
 pub mod okta;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
 pub mod wire;

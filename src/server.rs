@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, JournalConfig, KeepConfig};
+use crate::config::{self, Config, JournalConfig};
 use crate::domain::classify::Classifier;
 use crate::domain::cursor::JournalId;
 use crate::engine::clock::Clock;
@@ -40,6 +40,9 @@ const ADMIN_GRACE: Duration = Duration::from_millis(250);
 /// Runs the service until it is told to stop, or a part of it fails.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
     let grpc_listener = listen("grpc.addr", config.grpc.addr).await?;
     let admin_listener = listen("admin.addr", config.admin.addr).await?;
@@ -53,17 +56,23 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let preparation = Arc::new(prepare(&config)?);
     let slot = EngineSlot::default();
     let limits = GrpcLimits {
-        message_bytes_max: config.grpc.message_bytes_max,
+        message_bytes_max: config.grpc.message_bytes_max.as_usize(),
         streams_per_connection_max: config.grpc.streams_per_connection_max,
     };
-    let (router, health) =
-        grpc::router(Arc::clone(&preparation), slot.clone(), limits, config.grpc.reflection)
-            .await?;
-    let incoming = accept(grpc_listener, config.grpc.connections_max);
+    let (router, health) = grpc::router(
+        Arc::clone(&preparation),
+        slot.clone(),
+        limits,
+        config.grpc.reflection,
+    )
+    .await?;
+    let incoming = accept(grpc_listener, config.grpc.connections_max as usize);
     let grpc_stop = CancellationToken::new();
     let stopped = grpc_stop.clone().cancelled_owned();
     tasks.spawn("grpc", async move {
-        Ok(router.serve_with_incoming_shutdown(incoming, stopped).await?)
+        Ok(router
+            .serve_with_incoming_shutdown(incoming, stopped)
+            .await?)
     });
     tracing::info!(%grpc_addr, %admin_addr, "listening");
 
@@ -123,16 +132,19 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 fn prepare(config: &Config) -> anyhow::Result<Preparation> {
-    let orgs = config.orgs.iter().map(|org| (org.name.as_str(), org.aliases.as_slice()));
+    let orgs = config
+        .orgs
+        .iter()
+        .map(|org| (org.name.as_str(), org.aliases.as_slice()));
     Ok(Preparation {
         classifier: Classifier::embedded(),
         orgs: Orgs::new(orgs).context("orgs")?,
         keep: match config.ingest.keep {
-            KeepConfig::Provisioning => Keep::Provisioning,
-            KeepConfig::Failures => Keep::Failures,
-            KeepConfig::All => Keep::All,
+            config::Keep::Provisioning => Keep::Provisioning,
+            config::Keep::Failures => Keep::Failures,
+            config::Keep::All => Keep::All,
         },
-        event_bytes_max: config.ingest.event_bytes_max,
+        event_bytes_max: config.ingest.event_bytes_max.as_usize(),
     })
 }
 
@@ -143,14 +155,14 @@ async fn start_engine(
 ) -> anyhow::Result<(Engine, Writer)> {
     let limits = EngineLimits {
         writer: WriterLimits {
-            queue_bytes_max: config.ingest.queue_bytes_max,
-            batch_bytes_max: config.ingest.batch_bytes_max,
+            queue_bytes_max: config.ingest.queue_bytes_max.as_usize(),
+            batch_bytes_max: config.ingest.batch_bytes_max.as_usize(),
         },
-        tail_bytes_max: config.subscribe.tail_bytes_max,
-        events_per_call_max: config.ingest.events_per_call_max,
-        streams_max: config.subscribe.streams_max,
+        tail_bytes_max: config.subscribe.tail_bytes_max.as_usize(),
+        events_per_call_max: config.ingest.events_per_call_max as usize,
+        streams_max: config.subscribe.streams_max as usize,
         stream_age_max: Some(config.subscribe.stream_age_max).filter(|age| !age.is_zero()),
-        scan_records_max: config.list.scan_records_max,
+        scan_records_max: config.list.scan_records_max as usize,
     };
     Engine::new(journal, preparation, Clock::system(), limits)
         .await
@@ -162,21 +174,28 @@ async fn open_journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {
     match &config.journal {
         JournalConfig::Memory {} => {
             tracing::warn!("the journal is in memory: every event is lost when the service stops");
-            Ok(Arc::new(MemoryJournal::new(JournalId { id: new_id, epoch: 1 })))
+            Ok(Arc::new(MemoryJournal::new(JournalId {
+                id: new_id,
+                epoch: 1,
+            })))
         }
-        JournalConfig::Embedded(embedded) => {
+        JournalConfig::Embedded {
+            data_dir,
+            generation_bytes_max,
+            cache_bytes,
+        } => {
             let options = EmbeddedOptions {
-                reserve_bytes: config.storage.reserve,
-                generation_bytes_max: embedded.generation_bytes_max,
-                cache_bytes: embedded.cache_bytes,
-                ..EmbeddedOptions::new(&embedded.data_dir, new_id)
+                reserve_bytes: config.storage.reserve.get(),
+                generation_bytes_max: generation_bytes_max.get(),
+                cache_bytes: cache_bytes.get(),
+                ..EmbeddedOptions::new(data_dir.clone(), new_id)
             };
             let started = std::time::Instant::now();
             let journal = tokio::task::spawn_blocking(move || EmbeddedJournal::open(options))
                 .await
                 .context("opening the journal panicked")??;
             tracing::info!(
-                data_dir = %embedded.data_dir.display(),
+                data_dir = %data_dir.display(),
                 took = ?started.elapsed(),
                 "journal open"
             );
@@ -192,7 +211,9 @@ fn new_journal_id() -> [u8; 8] {
 }
 
 async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| format!("can't listen on {setting} = {addr}"))
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("can't listen on {setting} = {addr}"))
 }
 
 fn spawn_admin(

@@ -3,12 +3,15 @@
 //! Names are data here and nowhere else, and label values come from enums, never from input.
 //! Recording never waits. Names none of our other modules.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 const EVENTS: &str = "provident_ingested_events_total";
 const CLASSIFIED: &str = "provident_classified_events_total";
@@ -150,13 +153,26 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error.
-pub fn install_log(filter: tracing_subscriber::EnvFilter, format: LogFormat) {
+/// The store's own lines, which mean nothing to who runs the service unless something is wrong.
+const QUIET: &str = "fjall=warn,lsm_tree=warn";
+
+/// Starts logging to standard error. What `level` says of a module counts over what we say.
+///
+/// # Errors
+/// If `level` is no filter directive.
+pub fn install_log(level: &str, format: LogFormat) -> Result<(), ParseError> {
+    let filter = EnvFilter::builder().parse(format!("{QUIET},{level}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Text => {
+            builder
+                .with_target(false)
+                .with_ansi(std::io::stderr().is_terminal())
+                .init();
+        }
         LogFormat::Json => builder.json().init(),
     }
+    Ok(())
 }

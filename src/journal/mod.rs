@@ -177,7 +177,7 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
 }
 
 #[async_trait]
-impl<J: Journal> Journal for std::sync::Arc<J> {
+impl<J: Journal + ?Sized> Journal for std::sync::Arc<J> {
     fn id(&self) -> JournalId {
         J::id(self)
     }

@@ -29,6 +29,10 @@ static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| {
 /// One event type of Okta's, as far as provisioning is concerned.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of its own in the data"
+)]
 pub struct EventType {
     pub name: String,
     /// What the event means, in one sentence.
@@ -394,7 +398,7 @@ fn parse_applications(
             assumed: row.assumed,
         });
     }
-    applications.sort_by(|a, b| a.name.to_lowercase().cmp(&b.name.to_lowercase()));
+    applications.sort_by_key(|app| app.name.to_lowercase());
 
     let mut by_application = HashMap::new();
     for (index, app) in applications.iter().enumerate() {

@@ -11,6 +11,7 @@
 //! Nothing here writes: the writer commits a table in the batch that first needs it.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 
 use fjall::{Database, Keyspace};
@@ -108,6 +109,18 @@ impl Generations {
         self.records.drain(..older).collect()
     }
 
+    /// Starts flushing what is complete to tables: nothing is written there any more, so fjall
+    /// would leave it in memory and keep every journal file since, for its sake.
+    pub(super) fn flush_all_but_newest(&self) {
+        let older = |all: &[Generation]| all[..all.len() - 1].to_vec();
+        for generation in [older(&self.records), older(&self.keys)].concat() {
+            // Does nothing where nothing is in memory; doesn't wait for the flush.
+            if let Err(error) = generation.keyspace.rotate_memtable() {
+                tracing::warn!(?generation, %error, "a flush was put off");
+            }
+        }
+    }
+
     pub(super) fn table(&self) -> GenerationTable {
         let firsts = |generations: &[Generation]| generations.iter().map(|one| one.first).collect();
         GenerationTable {
@@ -128,6 +141,12 @@ impl Generations {
     pub(super) fn newest_keys(&self) -> &Generation {
         self.keys.last().expect("never empty")
     }
+}
+
+/// Flushes the directory that names a keyspace's own: fjall flushes only what is in it.
+pub(super) fn sync_parent(keyspace: &Keyspace) -> std::io::Result<()> {
+    let parent = keyspace.path().parent();
+    File::open(parent.expect("a keyspace lies within the journal"))?.sync_all()
 }
 
 /// What readers go by: the head and the keyspaces of one moment.

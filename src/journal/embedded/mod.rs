@@ -5,80 +5,43 @@
 //! - Readers go by what was published after the flush, never by what fjall shows: fjall applies
 //!   a batch row by row.
 //! - After any failed write this takes no more ([`AppendError::Fault`]); reads go on.
-//! - What a crash leaves half done is repaired at open: unfinished creations and keyspaces
-//!   that no table names are deleted.
+//! - What a crash leaves half done is repaired at open: unfinished creations, keyspaces that no
+//!   table names and a batch that a power cut tore are removed.
 //!
 //! Blocking calls of fjall run on tokio's blocking threads. It must not know what a record says.
 
 mod directory;
 mod generations;
 mod keys;
+mod open;
 mod options;
+mod read;
+mod room;
+mod tail;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use async_trait::async_trait;
 use fjall::{Database, Keyspace, LsmError, OwnedWriteBatch, PersistMode, Readable};
 
 use self::directory::DataDirectory;
-use self::generations::{Generation, Generations, Published};
-use self::keys::{Head, STATE_KEYSPACE};
+use self::generations::{Generations, Published};
+use self::keys::Head;
+pub use self::open::OpenError;
+use self::open::Opened;
 pub use self::options::EmbeddedOptions;
+use self::room::Room;
 use super::{
     AppendError, Appended, Batch, Bounds, DedupeKey, Direction, Entry, Fingerprint, Journal,
-    ReadError, ReadLimit, Record, may_take,
+    ReadError, ReadLimit, Record,
 };
 use crate::domain::cursor::{JournalId, Seq};
-
-/// Why the journal wasn't opened. Nothing in a directory that is not ours was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Name another path.
-    #[error("{} is not a directory", path.display())]
-    NotADirectory { path: PathBuf },
-    /// Give the service the right to write there (in Kubernetes: `fsGroup`).
-    #[error("this process may not read and write {}", path.display())]
-    NotPermitted {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    /// Name an empty directory, or one of a Provident journal.
-    #[error("{} is not empty and not the directory of a Provident journal", path.display())]
-    Foreign { path: PathBuf },
-    /// Start the version that wrote it, or a later one.
-    #[error("{} is of format {found}, this version knows formats up to {ours}", path.display())]
-    NewerFormat {
-        path: PathBuf,
-        found: u32,
-        ours: u32,
-    },
-    /// Stop the other process; two can't write one journal.
-    #[error("{} is in use by another process", path.display())]
-    Locked { path: PathBuf },
-    /// Restore a backup, or start with an empty directory; nothing was changed.
-    #[error("the journal in {} is damaged: {what}", path.display())]
-    Damaged {
-        path: PathBuf,
-        what: String,
-        #[source]
-        cause: Option<anyhow::Error>,
-    },
-    /// The disk failed; trying again may help.
-    #[error("{} can't be opened", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-}
 
 /// The journal in a directory of this machine.
 ///
@@ -125,14 +88,21 @@ impl EmbeddedJournal {
         let directory = DataDirectory::open(&path)?;
         let at = |source| directory::from_io(&path, source);
         if !directory.has_journal().map_err(at)? {
-            create(&options).map_err(|error| from_fjall(&path, error))?;
+            open::create(&options).map_err(|error| open::from_fjall(&path, error))?;
             directory.adopt_journal().map_err(at)?;
         }
+        tail::mend(&path.join(directory::JOURNAL))
+            .map_err(at)?
+            .map_err(|what| OpenError::Damaged {
+                path: path.clone(),
+                what,
+                cause: None,
+            })?;
         let database = options::database(&options, directory::JOURNAL)
             .open()
-            .map_err(|error| from_fjall(&path, error))?;
+            .map_err(|error| open::from_fjall(&path, error))?;
         let opened = Opened::read(&path, &database)?;
-        repair(&database, &opened).map_err(|error| from_fjall(&path, error))?;
+        open::repair(&database, &opened).map_err(|error| open::from_fjall(&path, error))?;
         let Opened {
             id,
             state,
@@ -195,7 +165,7 @@ impl Journal for EmbeddedJournal {
         direction: Direction,
         limit: ReadLimit,
     ) -> Result<Vec<Record>, ReadError> {
-        self.blocking(move |shared| shared.read(from, direction, limit))
+        self.blocking(move |shared| read::read(&shared.published(), from, direction, limit))
             .await
             .map_err(ReadError::Fault)?
     }
@@ -263,7 +233,7 @@ impl Shared {
         }
         let mut generations = self.published().generations;
         let mut head = writer.head;
-        let (appended, new) = assign(&generations, head.seq, batch.entries)?;
+        let Assigned { appended, new } = assign(&generations, head.seq, batch.entries)?;
         if new.is_empty() && batch.state.is_empty() {
             return Ok(appended);
         }
@@ -339,7 +309,8 @@ impl Shared {
             .cut(&self.database, head)
             .map_err(|error| fault(error.into()))?;
         // fjall flushes a keyspace's own directory, not the entry that names it.
-        sync_parent(&next.newest_records().keyspace).map_err(|error| fault(error.into()))?;
+        generations::sync_parent(&next.newest_records().keyspace)
+            .map_err(|error| fault(error.into()))?;
         Ok(next)
     }
 
@@ -367,66 +338,14 @@ impl Shared {
             .map_err(|error| fault(error.into()))?;
         self.publish(head.seq, Arc::clone(after));
         if is_cut {
-            flush_all_but_newest(after);
+            after.flush_all_but_newest();
         }
         Ok(())
     }
 
-    fn read(
-        &self,
-        from: Seq,
-        direction: Direction,
-        limit: ReadLimit,
-    ) -> Result<Vec<Record>, ReadError> {
-        let Published { head, generations } = self.published();
-        let earliest = generations.earliest();
-        let span = match direction {
-            Direction::OldestFirst if from < earliest => {
-                return Err(ReadError::Trimmed {
-                    asked: from,
-                    earliest,
-                });
-            }
-            Direction::OldestFirst => (from, head),
-            Direction::NewestFirst => (earliest, from.min(head)),
-        };
-        let mut reading = Reading {
-            limit,
-            records: Vec::new(),
-            bytes: 0,
-        };
-        let ends = generations.records[1..]
-            .iter()
-            .map(|next| next.first.previous())
-            .chain([head]);
-        let mut pieces: Vec<_> = generations
-            .records
-            .iter()
-            .zip(ends)
-            .map(|(generation, end)| {
-                let first = generation.first.max(span.0);
-                (generation, first, end.min(span.1))
-            })
-            .filter(|(_, first, last)| first <= last)
-            .collect();
-        if direction == Direction::NewestFirst {
-            pieces.reverse();
-        }
-        for (generation, first, last) in pieces {
-            match reading.read(generation, first, last, direction) {
-                Ok(Goes::On) => {}
-                Ok(Goes::NoFurther) => break,
-                // What stands before the damage is given first; the next read starts at it.
-                Err(_) if !reading.records.is_empty() => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(reading.records)
-    }
-
     fn find(&self, key: DedupeKey) -> Result<Option<(Seq, Fingerprint)>, ReadError> {
         let Published { head, generations } = self.published();
-        let place = look_up(&generations, key)?;
+        let place = read::look_up(&generations, key)?;
         Ok(place.filter(|(seq, _)| *seq <= head))
     }
 
@@ -436,7 +355,7 @@ impl Shared {
         rows.map(|row| {
             let (key, value) = row
                 .into_inner()
-                .map_err(|error| read_error(Seq::ZERO, error))?;
+                .map_err(|error| read::read_error(Seq::ZERO, error))?;
             let key = keys::parse_state_key(&key).ok_or_else(|| ReadError::Corrupt {
                 seq: Seq::ZERO,
                 cause: Some(anyhow!("a row of state has another prefix")),
@@ -450,77 +369,18 @@ impl Shared {
 /// Keys of the table of state, and their values.
 type StateRows = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A read that is under way.
-struct Reading {
-    limit: ReadLimit,
-    records: Vec<Record>,
-    bytes: usize,
+/// What is to become of the entries of a batch.
+struct Assigned {
+    appended: Vec<Appended>,
+    new: Vec<(Seq, Entry)>,
 }
 
-enum Goes {
-    On,
-    NoFurther,
-}
-
-impl Reading {
-    /// Reads what stands from `first` to `last` in one generation, from either end.
-    fn read(
-        &mut self,
-        generation: &Generation,
-        first: Seq,
-        last: Seq,
-        direction: Direction,
-    ) -> Result<Goes, ReadError> {
-        let mut rows = generation
-            .keyspace
-            .range(keys::record_key(first)..=keys::record_key(last));
-        let (mut expected, end) = match direction {
-            Direction::OldestFirst => (first, last),
-            Direction::NewestFirst => (last, first),
-        };
-        loop {
-            let row = match direction {
-                Direction::OldestFirst => rows.next(),
-                Direction::NewestFirst => rows.next_back(),
-            };
-            let missing = ReadError::Corrupt {
-                seq: expected,
-                cause: None,
-            };
-            let Some(row) = row else {
-                return Err(missing);
-            };
-            let (key, value) = row
-                .into_inner()
-                .map_err(|error| read_error(expected, error))?;
-            if keys::parse_record_key(&key) != Some(expected) {
-                return Err(missing);
-            }
-            if !may_take(self.limit, self.records.len(), self.bytes, value.len()) {
-                return Ok(Goes::NoFurther);
-            }
-            self.bytes += value.len();
-            self.records.push(Record {
-                seq: expected,
-                bytes: value.into(),
-            });
-            if expected == end {
-                return Ok(Goes::On);
-            }
-            expected = match direction {
-                Direction::OldestFirst => expected.next(),
-                Direction::NewestFirst => expected.previous(),
-            };
-        }
-    }
-}
-
-/// Gives each entry its place; those that are new come back with it, in order.
+/// Gives each entry its place.
 fn assign(
     generations: &Generations,
     head: Seq,
     entries: Vec<Entry>,
-) -> Result<(Vec<Appended>, Vec<(Seq, Entry)>), AppendError> {
+) -> Result<Assigned, AppendError> {
     let mut appended = Vec::with_capacity(entries.len());
     let mut new = Vec::with_capacity(entries.len());
     let mut in_batch = HashMap::with_capacity(entries.len());
@@ -528,7 +388,7 @@ fn assign(
     for entry in entries {
         let known = match in_batch.get(&entry.key) {
             Some(place) => Some(*place),
-            None => look_up(generations, entry.key).map_err(|error| fault(error.into()))?,
+            None => read::look_up(generations, entry.key).map_err(|error| fault(error.into()))?,
         };
         if let Some((seq, fingerprint)) = known {
             appended.push(Appended::Known { seq, fingerprint });
@@ -539,208 +399,7 @@ fn assign(
         new.push((last, entry));
         appended.push(Appended::New(last));
     }
-    Ok((appended, new))
-}
-
-/// Where a key stands. Newest first, because what comes twice comes soon after.
-fn look_up(
-    generations: &Generations,
-    key: DedupeKey,
-) -> Result<Option<(Seq, Fingerprint)>, ReadError> {
-    for generation in generations.keys.iter().rev() {
-        let value = generation
-            .keyspace
-            .get(key.0)
-            .map_err(|error| read_error(Seq::ZERO, error))?;
-        if let Some(value) = value {
-            let place = keys::parse_place_value(&value).ok_or_else(|| ReadError::Corrupt {
-                seq: Seq::ZERO,
-                cause: Some(anyhow!("the place of key {key:?} is no place")),
-            })?;
-            return Ok(Some(place));
-        }
-    }
-    Ok(None)
-}
-
-/// How much room is left, asked of the file system no more often than it can matter.
-#[derive(Debug)]
-struct Room {
-    path: PathBuf,
-    reserve_bytes: u64,
-    asked: Option<(Instant, u64)>,
-    written_since: u64,
-}
-
-impl Room {
-    /// Others may fill the volume too: at 1 GB/s this is 100 MB, well within the reserve.
-    const ASK_INTERVAL: Duration = Duration::from_millis(100);
-    /// Our own part is known; asking again accounts for what fjall writes besides.
-    const ASK_AFTER_BYTES: u64 = 8 * 1024 * 1024;
-
-    fn new(path: PathBuf, reserve_bytes: u64) -> Self {
-        Self {
-            path,
-            reserve_bytes,
-            asked: None,
-            written_since: 0,
-        }
-    }
-
-    /// Takes `bytes` of the room, if they and the reserve are free.
-    fn reserve(&mut self, bytes: u64) -> Result<(), AppendError> {
-        let needed = self.reserve_bytes.saturating_add(bytes);
-        if let Some((when, free_bytes)) = self.asked
-            && when.elapsed() < Self::ASK_INTERVAL
-            && self.written_since < Self::ASK_AFTER_BYTES
-            && free_bytes.saturating_sub(self.written_since) >= needed
-        {
-            self.written_since += bytes;
-            return Ok(());
-        }
-        let volume = rustix::fs::statvfs(&self.path).map_err(|error| fault(error.into()))?;
-        let free_bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
-        self.asked = Some((Instant::now(), free_bytes));
-        self.written_since = 0;
-        if free_bytes < needed {
-            return Err(AppendError::StorageFull {
-                free_bytes,
-                reserve_bytes: self.reserve_bytes,
-            });
-        }
-        self.written_since = bytes;
-        Ok(())
-    }
-}
-
-/// What stands in `state` at open.
-struct Opened {
-    id: JournalId,
-    state: Keyspace,
-    head: Head,
-    generations: Generations,
-}
-
-impl Opened {
-    /// Reads what the last commit left, and checks that it holds together.
-    fn read(path: &Path, database: &Database) -> Result<Self, OpenError> {
-        let failed = |error| from_fjall(path, error);
-        let damaged = |what: String| OpenError::Damaged {
-            path: path.into(),
-            what,
-            cause: None,
-        };
-        if !database.keyspace_exists(STATE_KEYSPACE) {
-            return Err(damaged("the keyspace of state is missing".into()));
-        }
-        let state = database
-            .keyspace(STATE_KEYSPACE, options::state)
-            .map_err(failed)?;
-        let row = |key| state.get(key).map_err(failed);
-        let no_row =
-            |name: &str| damaged(format!("the row of the {name} is missing or unreadable"));
-
-        let id = row(keys::META_KEY)?
-            .and_then(|value| keys::parse_meta_value(&value))
-            .ok_or_else(|| no_row("journal's id"))?;
-        let head = row(keys::HEAD_KEY)?
-            .and_then(|value| keys::parse_head_value(&value))
-            .ok_or_else(|| no_row("head"))?;
-        let table = row(keys::GENERATIONS_KEY)?
-            .and_then(|value| keys::parse_generations_value(&value))
-            .ok_or_else(|| no_row("generations"))?;
-        let generations = Generations::open(database, &table)
-            .map_err(failed)?
-            .map_err(|name| damaged(format!("the keyspace {name} is missing")))?;
-
-        let newest = generations.newest_records();
-        let expected = (head.seq >= newest.first).then_some(head.seq);
-        let last = match newest.keyspace.last_key_value() {
-            Some(row) => keys::parse_record_key(&row.key().map_err(failed)?),
-            None => None,
-        };
-        if last != expected {
-            let head = head.seq;
-            return Err(damaged(format!(
-                "the head is {head}, but the last record stands elsewhere"
-            )));
-        }
-        Ok(Self {
-            id,
-            state,
-            head,
-            generations,
-        })
-    }
-}
-
-/// Creates fjall's files and the rows of an empty journal under the name of an unfinished one.
-fn create(options: &EmbeddedOptions) -> Result<(), fjall::Error> {
-    let database = options::database(options, directory::JOURNAL_NEW).open()?;
-    let state = database.keyspace(STATE_KEYSPACE, options::state)?;
-    let generations = Generations::create(&database, options.generation_bytes_max)?;
-    sync_parent(&state)?;
-    let id = JournalId {
-        id: options.new_id,
-        epoch: 1,
-    };
-    let mut write = database.batch().durability(Some(PersistMode::SyncAll));
-    write.insert(&state, keys::META_KEY, keys::meta_value(id));
-    write.insert(
-        &state,
-        keys::GENERATIONS_KEY,
-        keys::generations_value(&generations.table()),
-    );
-    write.insert(&state, keys::HEAD_KEY, keys::head_value(Head::default()));
-    write.commit()
-}
-
-/// Deletes the keyspaces that no table names: begun by a cut or left by a trim that a crash
-/// interrupted.
-fn repair(database: &Database, opened: &Opened) -> Result<(), fjall::Error> {
-    // fjall recovers its sequence from rows alone (db.rs, `recover`), but creating and deleting
-    // keyspaces takes numbers of it too. Without a jump, a deletion now could be numbered before
-    // the creation that it deletes, or a creation later before the deletion of the same id: it
-    // would be undone by the next recovery. A million is far more than a crash can have lost.
-    let jump = database.seqno() + 1_000_000;
-    database.supervisor.seqno.fetch_max(jump);
-
-    let Generations { records, keys, .. } = &opened.generations;
-    let named: Vec<_> = records
-        .iter()
-        .chain(keys)
-        .map(|generation| generation.keyspace.name().clone())
-        .collect();
-    for name in database.list_keyspace_names() {
-        if &*name != STATE_KEYSPACE && !named.contains(&name) {
-            let orphan = database.keyspace(&name, options::records)?;
-            database.delete_keyspace(orphan)?;
-        }
-    }
-    flush_all_but_newest(&opened.generations);
-
-    // Makes the jump and what followed it durable.
-    let mut write = database.batch().durability(Some(PersistMode::SyncData));
-    write.insert(&opened.state, keys::HEAD_KEY, keys::head_value(opened.head));
-    write.commit()
-}
-
-/// Starts flushing what is complete to tables: nothing is written there any more, so fjall would
-/// leave it in memory and keep every journal file since, for their sake.
-fn flush_all_but_newest(generations: &Generations) {
-    let older = |all: &[Generation]| all[..all.len() - 1].to_vec();
-    for generation in [older(&generations.records), older(&generations.keys)].concat() {
-        // Does nothing where nothing is in memory; doesn't wait for the flush.
-        if let Err(error) = generation.keyspace.rotate_memtable() {
-            tracing::warn!(?generation, %error, "a flush was put off");
-        }
-    }
-}
-
-/// Flushes the directory that names a keyspace's own.
-fn sync_parent(keyspace: &Keyspace) -> std::io::Result<()> {
-    let parent = keyspace.path().parent();
-    File::open(parent.expect("a keyspace lies within the journal"))?.sync_all()
+    Ok(Assigned { appended, new })
 }
 
 fn bytes_of(record: &bytes::Bytes) -> u64 {
@@ -751,32 +410,7 @@ fn fault(cause: anyhow::Error) -> AppendError {
     AppendError::Fault(cause)
 }
 
-/// Says of a failed read whether what is stored is damaged or couldn't be read.
-fn read_error(seq: Seq, error: fjall::Error) -> ReadError {
-    if is_damage(&error) {
-        let cause = Some(error.into());
-        ReadError::Corrupt { seq, cause }
-    } else {
-        ReadError::Fault(error.into())
-    }
-}
-
-/// Says of a failed open what the operator can do about it.
-fn from_fjall(path: &Path, error: fjall::Error) -> OpenError {
-    let is_damage = is_damage(&error);
-    match error {
-        fjall::Error::Locked => OpenError::Locked { path: path.into() },
-        fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) if !is_damage => {
-            directory::from_io(path, source)
-        }
-        other => OpenError::Damaged {
-            path: path.into(),
-            what: "its files don't hold together".into(),
-            cause: Some(other.into()),
-        },
-    }
-}
-
+/// Whether what is stored is wrong, rather than out of reach.
 fn is_damage(error: &fjall::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     match error {

@@ -1,0 +1,498 @@
+//! Reads an error text: which words are a status, which are a name, which the app's own answer.
+//!
+//! Okta writes `<what it did> <name>: <HTTP phrase>. Errors reported by remote server: <answer>`,
+//! with variations. A number counts as a status only where the text says so ("HTTP 403", "Error
+//! code: 404", "404 Not Found"), and words inside the name of a user or a group count as
+//! nothing, so neither a group "Rate Limit Admins" nor a user "Ann 404" misleads the rules. The
+//! work is linear in the text, which is cut at a limit.
+
+use crate::domain::classify::rules::Place;
+use crate::domain::classify::rules::{
+    Hit, NameLead, Regexes, Rule, RuleFile, RulesError, Searcher, StatusRule, is_word_end,
+    is_word_start,
+};
+
+/// Okta cuts `outcome.reason` at 255 characters; debug data may hold a whole answer of the app.
+const TEXT_BYTES_MAX: usize = 16 * 1024;
+
+/// Shorter names stand in too many words to be told from them.
+const NAME_BYTES_MIN: usize = 3;
+
+/// Events have about three targets; the limit bounds the work for one with thousands.
+const NAMES_MAX: usize = 16;
+
+/// Words in front of a number that make it a status. Blanks and quotes between are skipped.
+const STATUS_LEADS: &[&str] = &[
+    "http",
+    "http/1.0",
+    "http/1.1",
+    "http/2",
+    "status",
+    "statuscode",
+    "status code",
+    "status_code",
+    "status-code",
+    "error",
+    "error code",
+    "errorcode",
+    "error_code",
+    "http code",
+    "http error",
+    "httpstatus",
+    "response code",
+    "responsecode",
+    "\"code",
+];
+
+/// What Okta's error texts are made of, ready to be searched for.
+#[derive(Debug)]
+pub(super) struct Grammar {
+    searcher: Searcher<Piece>,
+    regexes: Regexes,
+    statuses: Vec<StatusRule>,
+    leads: Vec<NameLead>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Piece {
+    Rule(usize),
+    Phrase(usize),
+    Lead(usize),
+    RemoteMarker,
+}
+
+/// What was found in one text.
+#[derive(Debug, Default)]
+pub(super) struct Reading<'t> {
+    /// The text, cut at the limit.
+    pub(super) text: &'t str,
+    /// Rules whose words stand there outside of names.
+    pub(super) rules: Vec<Hit<usize>>,
+    /// Places in the list of statuses, in reading order: Okta's own comes before the app's.
+    pub(super) statuses: Vec<Hit<usize>>,
+    /// Where the app's own answer begins.
+    pub(super) remote: Option<usize>,
+}
+
+impl Grammar {
+    /// Takes the grammar of `file` and those of `rules` that read texts.
+    pub(super) fn new(file: &RuleFile, rules: &[Rule]) -> Result<Self, RulesError> {
+        let reads_text = |rule: &Rule| {
+            rule.places
+                .iter()
+                .any(|place| matches!(place, Place::Text | Place::Remote))
+        };
+        let of_rules = || {
+            rules
+                .iter()
+                .enumerate()
+                .filter(|(_, rule)| reads_text(rule))
+        };
+        let words = of_rules()
+            .flat_map(|(index, rule)| {
+                rule.literals
+                    .iter()
+                    .map(move |word| (word.as_str(), Piece::Rule(index)))
+            })
+            .chain(
+                file.status
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(index, status)| {
+                        Some((status.phrase.as_deref()?, Piece::Phrase(index)))
+                    }),
+            )
+            .chain(
+                file.name_leads
+                    .iter()
+                    .enumerate()
+                    .map(|(index, lead)| (lead.lead.as_str(), Piece::Lead(index))),
+            )
+            .chain(
+                file.remote_markers
+                    .iter()
+                    .map(|marker| (marker.as_str(), Piece::RemoteMarker)),
+            );
+        Ok(Self {
+            searcher: Searcher::new(words)?,
+            regexes: Regexes::new(of_rules().flat_map(|(index, rule)| {
+                rule.regexes
+                    .iter()
+                    .map(move |regex| (regex.as_str(), index))
+            }))?,
+            statuses: file.status.clone(),
+            leads: file.name_leads.clone(),
+        })
+    }
+
+    pub(super) fn status(&self, index: usize) -> &StatusRule {
+        &self.statuses[index]
+    }
+
+    /// Reads a text; `names` are those of the event's targets.
+    pub(super) fn read<'t>(&self, text: &'t str, names: &[&str]) -> Reading<'t> {
+        let text = cut(text, TEXT_BYTES_MAX);
+        let mut reading = Reading {
+            text,
+            ..Reading::default()
+        };
+        let (mut leads, mut phrases) = (Vec::new(), Vec::new());
+        for hit in self.searcher.hits(text) {
+            match hit.what {
+                Piece::Rule(rule) => reading.rules.push(Hit {
+                    what: rule,
+                    start: hit.start,
+                    end: hit.end,
+                }),
+                Piece::Phrase(status) => phrases.push(Hit {
+                    what: status,
+                    start: hit.start,
+                    end: hit.end,
+                }),
+                Piece::Lead(lead) => leads.push(Hit {
+                    what: lead,
+                    start: hit.start,
+                    end: hit.end,
+                }),
+                Piece::RemoteMarker => reading.remote = reading.remote.or(Some(hit.end)),
+            }
+        }
+        self.regexes.hits(text, |hit| reading.rules.push(hit));
+
+        let masks = self.masks(text, &leads, reading.remote, names);
+        let is_masked = |start: usize, end: usize| {
+            // They are sorted and apart: only the last that begins before the end can reach in.
+            let before = masks.partition_point(|&(from, _)| from < end);
+            before > 0 && start < masks[before - 1].1
+        };
+        reading.rules.retain(|hit| !is_masked(hit.start, hit.end));
+        self.add_numbers(text, &mut reading.statuses);
+        let numbers = std::mem::take(&mut reading.statuses);
+        reading.statuses.extend(
+            numbers
+                .into_iter()
+                .filter(|hit| !is_masked(hit.start, hit.end)),
+        );
+        for hit in phrases {
+            if !is_masked(hit.start, hit.end) && stands_as_status(text, hit.start, hit.end) {
+                reading.statuses.push(hit);
+            }
+        }
+        reading.statuses.sort_by_key(|hit| (hit.start, hit.end));
+        reading
+    }
+
+    /// The parts of a text that only name a user or a group: sorted, and apart.
+    fn masks(
+        &self,
+        text: &str,
+        leads: &[Hit<usize>],
+        remote: Option<usize>,
+        names: &[&str],
+    ) -> Vec<(usize, usize)> {
+        let mut masks: Vec<(usize, usize)> = Vec::new();
+        let names = || {
+            names
+                .iter()
+                .take(NAMES_MAX)
+                .copied()
+                .filter(|name| name.len() >= NAME_BYTES_MIN && *name != "unknown")
+        };
+
+        let mut read_to = 0;
+        for lead in leads {
+            // Words in a name lead nowhere, and no part of the text is searched twice.
+            if lead.start < read_to {
+                continue;
+            }
+            let rest = &text[lead.end..];
+            if !rest.starts_with([' ', '`', '\'', '"', '<', '(']) {
+                continue;
+            }
+            let name = rest.trim_start_matches([' ', '`', '\'', '"', '<', '(']);
+            let known = names()
+                .filter(|known| name.starts_with(known))
+                .map(str::len)
+                .max()
+                .unwrap_or(0);
+            let from = text.len() - name.len() + known;
+            let to = match (&self.leads[lead.what].until, remote) {
+                (Some(until), _) => text[from..]
+                    .find(until.as_str())
+                    .map_or(text.len(), |at| from + at),
+                // A name may hold a colon: the status is what stands right before the app's answer.
+                (None, Some(remote)) if from <= remote => text[from..remote]
+                    .trim_end_matches([' ', ':'])
+                    .rfind(": ")
+                    .map_or(from, |at| from + at),
+                (None, _) => text[from..].find(": ").map_or(text.len(), |at| from + at),
+            };
+            masks.push((lead.end, to));
+            read_to = to;
+        }
+
+        for name in names() {
+            if self.statuses.iter().any(|status| {
+                status
+                    .phrase
+                    .as_deref()
+                    .is_some_and(|phrase| phrase.eq_ignore_ascii_case(name))
+            }) {
+                continue;
+            }
+            // A name of one plain word could be any word; it counts as a name only where the
+            // text says that it is one.
+            let unmistakable = !name.bytes().all(|byte| byte.is_ascii_alphabetic());
+            for (start, _) in text.match_indices(name) {
+                let end = start + name.len();
+                let whole = is_word_start(text, start) && is_word_end(text, end);
+                if whole && (unmistakable || is_called_a_name(&text[..start])) {
+                    masks.push((start, end));
+                }
+            }
+        }
+
+        masks.sort_unstable();
+        masks.dedup_by(|next, kept| {
+            let overlap = next.0 <= kept.1;
+            if overlap {
+                kept.1 = kept.1.max(next.1);
+            }
+            overlap
+        });
+        masks
+    }
+
+    /// Numbers that the text calls a status.
+    fn add_numbers(&self, text: &str, found: &mut Vec<Hit<usize>>) {
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            if !bytes[at].is_ascii_digit() {
+                at += 1;
+                continue;
+            }
+            let start = at;
+            while at < bytes.len() && bytes[at].is_ascii_digit() {
+                at += 1;
+            }
+            if at - start != 3 {
+                continue;
+            }
+            let code = bytes[start..at]
+                .iter()
+                .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+            let Some(index) = self.statuses.iter().position(|status| status.code == code) else {
+                continue;
+            };
+            if let Some(end) = self.number_end(text, start, at, index) {
+                found.push(Hit {
+                    what: index,
+                    start,
+                    end,
+                });
+            }
+        }
+    }
+
+    /// Where the status ends that begins with the number from `start` to `end`, if it is one.
+    fn number_end(&self, text: &str, start: usize, end: usize, index: usize) -> Option<usize> {
+        let (before, after) = (&text[..start], &text[end..]);
+        // Part of a longer word: an id, an address, a decimal, a path.
+        let glued_before =
+            |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | '/');
+        let glued_after = |c: char| c.is_alphanumeric() || matches!(c, '_' | '@' | '/' | '%');
+        let mut behind = after.chars();
+        let (next, second) = (behind.next(), behind.next());
+        let goes_on =
+            matches!((next, second), (Some('-' | '.' | ','), Some(c)) if c.is_alphanumeric());
+        if before.chars().next_back().is_some_and(glued_before)
+            || next.is_some_and(glued_after)
+            || goes_on
+        {
+            return None;
+        }
+
+        let words = after.trim_start_matches([' ', '-', ':', ',', '"', '\'', ')']);
+        for phrase in self.statuses[index]
+            .phrase
+            .as_deref()
+            .into_iter()
+            .chain(["Client Error", "Server Error"])
+        {
+            if starts_with_ignoring_case(words, phrase) {
+                return Some(text.len() - words.len() + phrase.len());
+            }
+        }
+
+        let lead = before.trim_end_matches([' ', ':', '=', '"', '\'', '#', '(', '\\', '[']);
+        let ends_there = is_end(after);
+        let said = STATUS_LEADS.iter().any(|word| {
+            ends_with_ignoring_case(lead, word)
+                && is_word_start(text, lead.len() - word.len())
+                && (ends_there || *word == "http")
+        });
+        let alone =
+            before.trim().is_empty() && (ends_there || after.starts_with(" Errors reported"));
+        (said || alone).then_some(end)
+    }
+}
+
+/// Whether words of a status stand where Okta, or a program, writes a status: between
+/// punctuation, not within a sentence such as "User not found".
+fn stands_as_status(text: &str, start: usize, end: usize) -> bool {
+    let before = text[..start].trim_end();
+    let begins = match before.chars().next_back() {
+        None | Some(':' | '.' | '(' | '>' | '-' | '[' | ',' | ';' | '=' | '|') => true,
+        // A quoted status is a value: `"message":"Not Found"`. A name may be quoted as well.
+        Some(quote @ ('"' | '\'' | '`')) => before
+            .trim_end_matches(quote)
+            .trim_end()
+            .chars()
+            .next_back()
+            .is_none_or(|c| matches!(c, ':' | '=' | '(' | '{')),
+        Some(_) => false,
+    };
+    begins
+        && (is_end(&text[end..])
+            || text[end..].starts_with(" Errors reported")
+            || text[end..].starts_with(" for url"))
+}
+
+fn is_end(after: &str) -> bool {
+    after
+        .trim_start_matches(' ')
+        .chars()
+        .next()
+        .is_none_or(|c| {
+            matches!(
+                c,
+                '.' | ','
+                    | ':'
+                    | ';'
+                    | ')'
+                    | ']'
+                    | '}'
+                    | '"'
+                    | '\''
+                    | '`'
+                    | '<'
+                    | '|'
+                    | '!'
+                    | '\n'
+                    | '\r'
+                    | '\\'
+            )
+        })
+}
+
+/// Whether a text ends in words, or a quote, behind which a name stands.
+fn is_called_a_name(before: &str) -> bool {
+    let word = before.trim_end_matches(' ');
+    before.ends_with(['"', '\'', '`', '<', '['])
+        || (word.len() < before.len()
+            && ["user", "group", "role", "team", "named", "member"]
+                .iter()
+                .any(|noun| ends_with_ignoring_case(word, noun)))
+}
+
+fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
+    text.as_bytes()
+        .get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+}
+
+fn ends_with_ignoring_case(text: &str, suffix: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() >= suffix.len()
+        && bytes[bytes.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
+}
+
+/// The longest start of a text that fits, ending at a whole character.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The statuses read from a text, quoted, and the words of rules.
+    fn check(text: &str, names: &[&str], statuses: &[&str], words: &[&str]) {
+        let file = RuleFile::parse(include_str!("rules.toml")).unwrap();
+        let grammar = Grammar::new(&file, &file.rule).unwrap();
+        let reading = grammar.read(text, names);
+        let read: Vec<_> = reading
+            .statuses
+            .iter()
+            .map(|hit| &text[hit.start..hit.end])
+            .collect();
+        assert_eq!(read, statuses, "statuses in {text:?}");
+        let mut read: Vec<_> = reading
+            .rules
+            .iter()
+            .map(|hit| &text[hit.start..hit.end])
+            .collect();
+        read.dedup();
+        assert_eq!(read, words, "words in {text:?}");
+    }
+
+    #[test]
+    fn a_status_is_read_where_the_text_says_that_it_is_one() {
+        check("Bad Gateway", &[], &["Bad Gateway"], &["Bad Gateway"]);
+        check(
+            "x: Forbidden. Errors reported by remote server: y",
+            &[],
+            &["Forbidden"],
+            &[],
+        );
+        check(
+            "Error code: 404, error: Not Found.",
+            &[],
+            &["404", "Not Found"],
+            &[],
+        );
+        check("HTTP 403 Forbidden", &[], &["403 Forbidden"], &[]);
+        check("HTTP/1.1 403", &[], &["403"], &[]);
+        check("{\"status\":\"403\",\"detail\":\"x\"}", &[], &["403"], &[]);
+        check("status code 403.", &[], &["403"], &[]);
+        check("403", &[], &["403"], &[]);
+        check(
+            "Group Forbidden stays, as 403 do, at 403@x.y or a-403 or 403.5 or /403/",
+            &[],
+            &[],
+            &[],
+        );
+        check("status 403 of 500 rows", &[], &[], &[]);
+    }
+
+    #[test]
+    fn a_name_is_cut_out_as_far_as_it_goes() {
+        let named = "Error while creating user group Already Exists: Forbidden. Errors reported by remote server: no";
+        check(named, &[], &["Forbidden"], &[]);
+        check(
+            "Error while creating user group A: Already Exists: null",
+            &["A: Already Exists"],
+            &[],
+            &[],
+        );
+        check(
+            "Error while creating user group A: null: Already exists",
+            &[],
+            &[],
+            &["Already exists"],
+        );
+        check(
+            "Error while creating user: Already exists",
+            &[],
+            &[],
+            &["Already exists"],
+        );
+        check(
+            "the group 'Forbidden' already exists",
+            &["Forbidden"],
+            &[],
+            &["already exists"],
+        );
+    }
+}

@@ -1,0 +1,184 @@
+//! Opening: what is checked, created and repaired before the journal takes a call.
+//!
+//! Whatever a crash left half done is undone here; whatever doesn't hold together is said, and
+//! left as it is.
+
+use std::path::{Path, PathBuf};
+
+use fjall::{Database, Keyspace, LsmError, PersistMode};
+
+use super::generations::{Generations, sync_parent};
+use super::keys::{self, Head, STATE_KEYSPACE};
+use super::options::{self, EmbeddedOptions};
+use super::{directory, is_damage};
+use crate::domain::cursor::JournalId;
+
+/// Why the journal wasn't opened. Nothing in a directory that is not ours was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Name another path.
+    #[error("{} is not a directory", path.display())]
+    NotADirectory { path: PathBuf },
+    /// Give the service the right to write there (in Kubernetes: `fsGroup`).
+    #[error("this process may not read and write {}", path.display())]
+    NotPermitted {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// Name an empty directory, or one of a Provident journal.
+    #[error("{} is not empty and not the directory of a Provident journal", path.display())]
+    Foreign { path: PathBuf },
+    /// Start the version that wrote it, or a later one.
+    #[error("{} is of format {found}, this version knows formats up to {ours}", path.display())]
+    NewerFormat {
+        path: PathBuf,
+        found: u32,
+        ours: u32,
+    },
+    /// Stop the other process; two can't write one journal.
+    #[error("{} is in use by another process", path.display())]
+    Locked { path: PathBuf },
+    /// Restore a backup, or start with an empty directory; keep this one to look at.
+    #[error("the journal in {} is damaged: {what}", path.display())]
+    Damaged {
+        path: PathBuf,
+        what: String,
+        #[source]
+        cause: Option<anyhow::Error>,
+    },
+    /// The disk failed; trying again may help.
+    #[error("{} can't be opened", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// What stands in `state` at open.
+pub(super) struct Opened {
+    pub(super) id: JournalId,
+    pub(super) state: Keyspace,
+    pub(super) head: Head,
+    pub(super) generations: Generations,
+}
+
+impl Opened {
+    /// Reads what the last commit left, and checks that it holds together.
+    pub(super) fn read(path: &Path, database: &Database) -> Result<Self, OpenError> {
+        let failed = |error| from_fjall(path, error);
+        let damaged = |what: String| OpenError::Damaged {
+            path: path.into(),
+            what,
+            cause: None,
+        };
+        if !database.keyspace_exists(STATE_KEYSPACE) {
+            return Err(damaged("the keyspace of state is missing".into()));
+        }
+        let state = database
+            .keyspace(STATE_KEYSPACE, options::state)
+            .map_err(failed)?;
+        let row = |key| state.get(key).map_err(failed);
+        let no_row =
+            |name: &str| damaged(format!("the row of the {name} is missing or unreadable"));
+
+        let id = row(keys::META_KEY)?
+            .and_then(|value| keys::parse_meta_value(&value))
+            .ok_or_else(|| no_row("journal's id"))?;
+        let head = row(keys::HEAD_KEY)?
+            .and_then(|value| keys::parse_head_value(&value))
+            .ok_or_else(|| no_row("head"))?;
+        let table = row(keys::GENERATIONS_KEY)?
+            .and_then(|value| keys::parse_generations_value(&value))
+            .ok_or_else(|| no_row("generations"))?;
+        let generations = Generations::open(database, &table)
+            .map_err(failed)?
+            .map_err(|name| damaged(format!("the keyspace {name} is missing")))?;
+
+        let newest = generations.newest_records();
+        let expected = (head.seq >= newest.first).then_some(head.seq);
+        let last = match newest.keyspace.last_key_value() {
+            Some(row) => keys::parse_record_key(&row.key().map_err(failed)?),
+            None => None,
+        };
+        if last != expected {
+            let head = head.seq;
+            return Err(damaged(format!(
+                "the head is {head}, but the last record stands elsewhere"
+            )));
+        }
+        Ok(Self {
+            id,
+            state,
+            head,
+            generations,
+        })
+    }
+}
+
+/// Creates fjall's files and the rows of an empty journal under the name of an unfinished one.
+pub(super) fn create(options: &EmbeddedOptions) -> Result<(), fjall::Error> {
+    let database = options::database(options, directory::JOURNAL_NEW).open()?;
+    let state = database.keyspace(STATE_KEYSPACE, options::state)?;
+    let generations = Generations::create(&database, options.generation_bytes_max)?;
+    sync_parent(&state)?;
+    let id = JournalId {
+        id: options.new_id,
+        epoch: 1,
+    };
+    let mut write = database.batch().durability(Some(PersistMode::SyncAll));
+    write.insert(&state, keys::META_KEY, keys::meta_value(id));
+    write.insert(
+        &state,
+        keys::GENERATIONS_KEY,
+        keys::generations_value(&generations.table()),
+    );
+    write.insert(&state, keys::HEAD_KEY, keys::head_value(Head::default()));
+    write.commit()
+}
+
+/// Deletes the keyspaces that no table names: begun by a cut or left by a trim that a crash
+/// interrupted.
+pub(super) fn repair(database: &Database, opened: &Opened) -> Result<(), fjall::Error> {
+    // fjall counts creations and deletions of keyspaces in the sequence of its rows, but recovers
+    // that from rows alone (its db.rs, `recover`), and gives a deleted keyspace's id again. A
+    // keyspace that is created below the deletion that its id remembers vanishes at the next
+    // recovery with all that is in it. So every open jumps over what could have been forgotten,
+    // and makes the jump durable before it deletes or creates anything. There can't be a million
+    // of them between two of our commits.
+    let jump = database.seqno() + 1_000_000;
+    database.supervisor.seqno.fetch_max(jump);
+    let mut write = database.batch().durability(Some(PersistMode::SyncData));
+    write.insert(&opened.state, keys::HEAD_KEY, keys::head_value(opened.head));
+    write.commit()?;
+
+    let Generations { records, keys, .. } = &opened.generations;
+    let named: Vec<_> = records
+        .iter()
+        .chain(keys)
+        .map(|generation| generation.keyspace.name().clone())
+        .collect();
+    for name in database.list_keyspace_names() {
+        if &*name != STATE_KEYSPACE && !named.contains(&name) {
+            let orphan = database.keyspace(&name, options::records)?;
+            database.delete_keyspace(orphan)?;
+        }
+    }
+    opened.generations.flush_all_but_newest();
+    Ok(())
+}
+
+/// Says of a failed open what the operator can do about it.
+pub(super) fn from_fjall(path: &Path, error: fjall::Error) -> OpenError {
+    let is_damage = is_damage(&error);
+    match error {
+        fjall::Error::Locked => OpenError::Locked { path: path.into() },
+        fjall::Error::Io(source) | fjall::Error::Storage(LsmError::Io(source)) if !is_damage => {
+            directory::from_io(path, source)
+        }
+        other => OpenError::Damaged {
+            path: path.into(),
+            what: "its files don't hold together".into(),
+            cause: Some(other.into()),
+        },
+    }
+}
