@@ -16,6 +16,7 @@ fn deep(levels: usize) -> String {
 }
 
 /// What goes between good neighbours.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn refused_inputs() -> Vec<Refused<'static>> {
     let malformed = ErrorReason::EventMalformed;
     let of = |text: &str| text.as_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! ClassifierService: what an event means, and what is known of types and applications. It keeps
+//! `ClassifierService`: what an event means, and what is known of types and applications. It keeps
 //! nothing, so nothing of it is in the journal.
 
 use provident::wire::v1;
@@ -323,7 +323,7 @@ async fn lists_come_by_page_and_by_name() {
         ..v1::ListEventTypesRequest::default()
     })
     .await;
-    assert!(of_gsuite.contains(&"application.provision.user.activate".to_owned()));
+    assert!(of_gsuite.contains(&"application.provision.user.push".to_owned()));
 
     let applications = async |page_size, page_token: &str| {
         let request = v1::ListApplicationsRequest {

@@ -350,7 +350,7 @@ impl Server {
         health_of(&mut HealthClient::new(self.channel())).await
     }
 
-    /// Ingests LogEvents, one input each, for org `acme.okta.com`.
+    /// Ingests System Log entries, one input each, for org `acme.okta.com`.
     pub(crate) async fn ingest<J: Into<Bytes>>(
         &self,
         events: impl IntoIterator<Item = J>,
@@ -387,7 +387,7 @@ impl Server {
             ..to_head(start)
         };
         let mut reader = self.subscribe(request).await.unwrap();
-        reader.to_end().await.events
+        reader.read_to_end().await.events
     }
 }
 
@@ -502,7 +502,7 @@ impl Reader {
     }
 
     /// Reads to the planned end.
-    pub(crate) async fn to_end(&mut self) -> Read {
+    pub(crate) async fn read_to_end(&mut self) -> Read {
         let mut read = Read {
             confirmation: self.confirmation().await,
             ..Read::default()

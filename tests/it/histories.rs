@@ -50,7 +50,7 @@ impl Follower {
     async fn read_some(&mut self, server: &Server, random: &mut Random) {
         let mut reader = server.subscribe(self.request()).await.unwrap();
         let mut last = self.cursor_covers;
-        for _ in 0..1 + random.below(6) {
+        for _ in 0..=random.below(6) {
             let cursor = match reader.next().await.unwrap().unwrap() {
                 Message::Confirmation(confirmation) => confirmation.start_cursor,
                 Message::Batch(batch) => {
@@ -100,7 +100,7 @@ impl Follower {
             stop_at_head: true,
             ..self.request()
         };
-        let read = server.subscribe(request).await.unwrap().to_end().await;
+        let read = server.subscribe(request).await.unwrap().read_to_end().await;
         for event in read.events {
             if self
                 .seen
@@ -181,7 +181,7 @@ async fn every_reader_gets_every_matching_event_in_order_through_any_history() {
             .subscribe(fresh)
             .await
             .unwrap()
-            .to_end()
+            .read_to_end()
             .await
             .events
             .iter()

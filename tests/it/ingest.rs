@@ -461,7 +461,7 @@ async fn a_typed_event_without_what_an_event_needs_is_refused_by_field() {
             "event.event_type",
             "event.published_time",
             "group_push_failed.uuid",
-            ""
+            "input"
         ]
     );
     assert_eq!(

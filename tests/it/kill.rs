@@ -8,7 +8,7 @@
 //! repeats the choices of a run (not the machine's timing).
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -115,7 +115,7 @@ async fn what_was_accepted_survives_any_kill_once_and_in_place() {
         counts.unknown,
         counts.unknown_kept,
         counts.resent,
-        model.journal.len(),
+        model.sequences.len(),
     ));
 }
 
@@ -251,7 +251,7 @@ async fn ingest(
 async fn kill_in_recovery(
     launch: &Launch,
     usual: Duration,
-    data_dir: &PathBuf,
+    data_dir: &Path,
     counts: &mut Counts,
     random: &mut Random,
 ) {
@@ -360,7 +360,7 @@ struct Place {
 async fn places(server: &Server, start: Start) -> Vec<Place> {
     let mut reader = server.subscribe(to_head(start)).await.unwrap();
     reader
-        .to_end()
+        .read_to_end()
         .await
         .events
         .into_iter()

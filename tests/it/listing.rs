@@ -1,4 +1,4 @@
-//! ListEvents and GetEvent: both orders, pages that do not shift, bounds of time, one event.
+//! `ListEvents` and `GetEvent`: both orders, pages that do not shift, bounds of time, one event.
 
 use provident::wire::v1;
 use provident::wire::v1::get_event_request::Event;

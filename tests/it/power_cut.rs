@@ -151,7 +151,8 @@ async fn what_was_accepted_survives_a_power_cut() {
                 let copy_at = directory.path().join("copy");
                 let copy_mount = Mount::new(&copy, &copy_at).unwrap();
                 let restarted = launch(&copy_at).start().await;
-                check(&restarted, &certain, &answered.lock().unwrap().clone()).await;
+                let all = answered.lock().unwrap().clone();
+                check(&restarted, &certain, &all).await;
                 drop(restarted);
                 drop(copy_mount);
                 std::fs::remove_file(copy).unwrap();

@@ -18,8 +18,8 @@ fn sequences(events: &[v1::StreamedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.sequence).collect()
 }
 
-fn duration(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos })
+fn duration(seconds: i64, nanos: i32) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos }
 }
 
 async fn refusal(server: &Server, request: v1::SubscribeRequest) -> tonic::Status {
@@ -45,7 +45,7 @@ async fn the_confirmation_says_what_was_understood() {
         .await;
     assert_eq!(empty.start_cursor, empty.head_cursor);
     assert_eq!(empty.start_cursor, empty.earliest_cursor);
-    assert_eq!(empty.heartbeat_interval, duration(10, 0));
+    assert_eq!(empty.heartbeat_interval, Some(duration(10, 0)));
     assert_eq!(empty.session, "");
     assert!(!empty.journal_id.is_empty());
     let filter = empty.effective_filter.unwrap();
@@ -60,7 +60,7 @@ async fn the_confirmation_says_what_was_understood() {
     let results = server.ingest(mixed(1, 5)).await;
     let later = server
         .subscribe(v1::SubscribeRequest {
-            heartbeat_interval: duration(60, 0),
+            heartbeat_interval: Some(duration(60, 0)),
             filter: Some(v1::Filter {
                 event_types: vec!["application.provision.*".to_owned()],
                 application_names: vec!["Cloudboard 1".to_owned()],
@@ -76,7 +76,7 @@ async fn the_confirmation_says_what_was_understood() {
         .await;
     assert_eq!(later.start_cursor, empty.start_cursor);
     assert_eq!(later.head_cursor, results[4].cursor);
-    assert_eq!(later.heartbeat_interval, duration(60, 0));
+    assert_eq!(later.heartbeat_interval, Some(duration(60, 0)));
     assert_eq!(later.journal_id, empty.journal_id);
     let filter = later.effective_filter.unwrap();
     assert_eq!(filter.event_types, ["application.provision.*"]);
@@ -127,7 +127,7 @@ async fn every_start_begins_where_it_says() {
     ];
     for (start, expected) in starts {
         let mut reader = server.subscribe(to_head(start.clone())).await.unwrap();
-        let read = reader.to_end().await;
+        let read = reader.read_to_end().await;
         assert_eq!(sequences(&read.events), expected, "{start:?}");
         let ending = read.ending.unwrap();
         assert_eq!(ending.reason(), v1::EndingReason::HeadReached);
@@ -172,21 +172,21 @@ async fn a_request_that_makes_no_sense_is_refused_by_field() {
         ),
         (
             v1::SubscribeRequest {
-                heartbeat_interval: duration(0, 999_999_999),
+                heartbeat_interval: Some(duration(0, 999_999_999)),
                 ..following(earliest())
             },
             "heartbeat_interval",
         ),
         (
             v1::SubscribeRequest {
-                heartbeat_interval: duration(60, 1),
+                heartbeat_interval: Some(duration(60, 1)),
                 ..following(earliest())
             },
             "heartbeat_interval",
         ),
         (
             v1::SubscribeRequest {
-                heartbeat_interval: duration(-5, 0),
+                heartbeat_interval: Some(duration(-5, 0)),
                 ..following(earliest())
             },
             "heartbeat_interval",
@@ -305,7 +305,7 @@ async fn batches_keep_their_bounds() {
             include_raw,
             ..to_head(earliest())
         };
-        let read = server.subscribe(request).await.unwrap().to_end().await;
+        let read = server.subscribe(request).await.unwrap().read_to_end().await;
         assert_eq!(sequences(&read.events), (1..=300).collect::<Vec<_>>());
         for (count, bytes) in &read.batches {
             assert!((1..=100).contains(count), "{count} events");
@@ -337,7 +337,7 @@ async fn raw_json_is_given_only_when_asked_for() {
             .subscribe(request)
             .await
             .unwrap()
-            .to_end()
+            .read_to_end()
             .await
             .events
             .remove(0);
@@ -354,7 +354,7 @@ async fn a_heartbeat_moves_on_where_the_filter_lets_nothing_through() {
     let server = Server::start().await;
     accepted(&server.ingest(mixed(1, 8)).await);
     let request = v1::SubscribeRequest {
-        heartbeat_interval: duration(1, 0),
+        heartbeat_interval: Some(duration(1, 0)),
         filter: Some(v1::Filter {
             event_types: vec!["no.such.type".to_owned()],
             ..everything()
@@ -380,7 +380,7 @@ async fn a_heartbeat_moves_on_where_the_filter_lets_nothing_through() {
     // And it comes at least once every interval, also to a reader that gets events.
     let mut busy = server
         .subscribe(v1::SubscribeRequest {
-            heartbeat_interval: duration(1, 0),
+            heartbeat_interval: Some(duration(1, 0)),
             ..following(earliest())
         })
         .await
@@ -406,14 +406,14 @@ async fn every_cursor_resumes_with_exactly_the_rest() {
     };
     let filtered = |start| v1::SubscribeRequest {
         filter: Some(filter.clone()),
-        heartbeat_interval: duration(1, 0),
+        heartbeat_interval: Some(duration(1, 0)),
         ..to_head(start)
     };
     let all = server
         .subscribe(filtered(earliest()))
         .await
         .unwrap()
-        .to_end()
+        .read_to_end()
         .await;
     let places = sequences(&all.events);
     assert!(places.len() > 30 && places.len() < 130, "{places:?}");
@@ -452,7 +452,7 @@ async fn every_cursor_resumes_with_exactly_the_rest() {
             .subscribe(filtered(after(&cursor)))
             .await
             .unwrap()
-            .to_end()
+            .read_to_end()
             .await;
         let expected: Vec<_> = places.iter().copied().filter(|at| *at > last).collect();
         assert_eq!(sequences(&rest.events), expected, "after {last}");
@@ -540,6 +540,7 @@ fn has_target(event: &v1::StreamedEvent, kinds: &[&str], id: &str) -> bool {
         .any(|target| kinds.contains(&target.r#type.as_str()) && target.id == id)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn filters() -> Vec<Wanted> {
     let number = |event: &v1::StreamedEvent| event.sequence;
     let event_type = |event: &v1::StreamedEvent| event.event.as_ref().unwrap().event_type.clone();
@@ -720,7 +721,7 @@ async fn every_field_of_the_filter_chooses() {
             .subscribe(request.clone())
             .await
             .unwrap()
-            .to_end()
+            .read_to_end()
             .await;
         assert_eq!(sequences(&read.events), expected, "{filter:?}");
         // Nothing is left out that would make a test of nothing.
@@ -770,7 +771,7 @@ async fn the_default_filter_shows_what_went_wrong_of_every_kind() {
         filter: None,
         ..to_head(earliest())
     };
-    let read = server.subscribe(request).await.unwrap().to_end().await;
+    let read = server.subscribe(request).await.unwrap().read_to_end().await;
     let shown: Vec<_> = read
         .events
         .iter()

@@ -92,46 +92,82 @@ fn module(path: &str) -> &str {
     below.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
-/// The line without its comment, and without what stands in quotes.
-fn code(line: &str) -> String {
+/// The text without comments and without what stands in quotes, line by line as before.
+fn code(text: &str) -> String {
     let mut code = String::new();
-    let mut quoted = false;
-    let mut characters = line.chars().peekable();
-    while let Some(character) = characters.next() {
-        match character {
-            '\\' if quoted => {
-                characters.next();
-            }
-            '"' => quoted = !quoted,
-            '/' if !quoted && characters.peek() == Some(&'/') => break,
-            _ if !quoted => code.push(character),
-            _ => {}
-        }
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if let Some(hashes) = raw_text_hashes(rest).filter(|_| apart(code.chars().last())) {
+            let end = format!("\"{}", "#".repeat(hashes));
+            let open = hashes + 2;
+            rest[open..]
+                .find(&end)
+                .map_or(rest.len(), |at| open + at + end.len())
+        } else if character == '"' {
+            quoted_bytes(rest)
+        } else if rest.starts_with("'\"'") || rest.starts_with("'\\''") {
+            // A quotation mark as a character opens no text.
+            rest.find('"').map_or(4, |at| at.min(2) + 2)
+        } else {
+            code.push(character);
+            rest = &rest[character.len_utf8()..];
+            continue;
+        };
+        let skipped = skipped.min(rest.len());
+        code.extend(rest[..skipped].matches('\n'));
+        rest = &rest[skipped..];
     }
     code
 }
 
-/// The modules of ours that a line names: `crate::a`, `crate::{a, b}`, `provident::a`.
-fn named_modules(code: &str) -> Vec<String> {
-    let mut named = Vec::new();
+/// How many `#` a raw text that begins here has.
+fn raw_text_hashes(rest: &str) -> Option<usize> {
+    let after = rest.strip_prefix('r')?;
+    let hashes = after.len() - after.trim_start_matches('#').len();
+    after[hashes..].starts_with('"').then_some(hashes)
+}
+
+/// How long the text in quotes is that begins here.
+fn quoted_bytes(rest: &str) -> usize {
+    let mut escaped = false;
+    for (at, character) in rest.char_indices().skip(1) {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// Whether a character is no part of a name.
+fn apart(character: Option<char>) -> bool {
+    !character.is_some_and(|character| character.is_alphanumeric() || character == '_')
+}
+
+/// The modules of ours that code names, with the line: `crate::a`, `crate::{a, b}`,
+/// `provident::a`.
+fn named_modules(code: &str) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
     for prefix in ["crate::", "provident::"] {
-        let mut rest = code;
-        while let Some(at) = rest.find(prefix) {
-            let before = rest[..at].chars().next_back();
-            let is_path = !before.is_some_and(|before| before.is_alphanumeric() || before == '_');
-            rest = &rest[at + prefix.len()..];
-            if !is_path {
+        for (at, _) in code.match_indices(prefix) {
+            if !apart(code[..at].chars().next_back()) {
                 continue;
             }
+            let line = 1 + code[..at].matches('\n').count();
+            let rest = &code[at + prefix.len()..];
             let names = match rest.strip_prefix('{') {
                 // A group of modules: only its outer names.
                 Some(group) => outer_names(group),
                 None => vec![first_name(rest)],
             };
-            named.extend(names);
+            found.extend(names.into_iter().map(|name| (line, name)));
         }
     }
-    named
+    found
 }
 
 fn first_name(text: &str) -> String {
@@ -186,11 +222,11 @@ fn may_name(from: &str, to: &str) -> bool {
 }
 
 /// Looks at every line of code of `src/`; `problem` says what is wrong with it, if anything.
-fn check_code(mut problem: impl FnMut(&str, &str) -> Option<String>) {
+fn check_lines(mut problem: impl FnMut(&str, &str) -> Option<String>) {
     let mut problems = Vec::new();
     for source in sources("src") {
-        for (line, number) in source.text.lines().zip(1..) {
-            if let Some(problem) = problem(&source.path, &code(line)) {
+        for (line, number) in code(&source.text).lines().zip(1..) {
+            if let Some(problem) = problem(module(&source.path), line) {
                 problems.push(format!("{}:{number}: {problem}", source.path));
             }
         }
@@ -200,20 +236,20 @@ fn check_code(mut problem: impl FnMut(&str, &str) -> Option<String>) {
 
 #[test]
 fn modules_name_only_those_below_them() {
-    check_code(|path, code| {
-        let from = module(path);
+    let mut problems = Vec::new();
+    for source in sources("src") {
+        let from = module(&source.path);
         if from == "lib" {
-            return None;
+            continue;
         }
-        let wrong: Vec<_> = named_modules(code)
-            .into_iter()
-            .filter(|to| {
-                let ours = layer(to).is_some() || FREE.contains(&to.as_str()) || to == "client";
-                ours && !may_name(from, to)
-            })
-            .collect();
-        (!wrong.is_empty()).then(|| format!("`{from}` names {wrong:?}"))
-    });
+        for (line, to) in named_modules(&code(&source.text)) {
+            let ours = layer(&to).is_some() || FREE.contains(&to.as_str()) || to == "client";
+            if ours && !may_name(from, &to) {
+                problems.push(format!("{}:{line}: `{from}` names `{to}`", source.path));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
 #[test]
@@ -229,18 +265,15 @@ fn every_module_has_a_place_in_the_order() {
 
 #[test]
 fn the_domain_knows_no_io_no_time_and_no_transport() {
-    check_code(|path, code| {
+    check_lines(|module, code| {
         let known = NOT_IN_DOMAIN.iter().find(|name| {
             code.match_indices(**name).any(|(at, _)| {
-                let apart = |character: Option<char>| {
-                    !character.is_some_and(|c| c.is_alphanumeric() || c == '_')
-                };
                 let after = &code[at + name.len()..];
                 let is_path = after.starts_with("::") || name.contains("::");
-                apart(code[..at].chars().next_back()) && apart(after.chars().next()) && is_path
+                is_path && apart(code[..at].chars().next_back()) && apart(after.chars().next())
             })
         });
-        (module(path) == "domain")
+        (module == "domain")
             .then_some(known)?
             .map(|name| format!("`domain` knows `{name}`"))
     });
@@ -248,27 +281,30 @@ fn the_domain_knows_no_io_no_time_and_no_transport() {
 
 #[test]
 fn only_the_edges_see_generated_types() {
-    check_code(|path, code| {
-        let sees = ["wire::v1", "v1::"].iter().any(|name| code.contains(name));
-        (sees && !SEES_TYPES.contains(&module(path)))
+    check_lines(|module, code| {
+        let sees = ["wire::v1", "v1::"].iter().any(|name| {
+            code.match_indices(name)
+                .any(|(at, _)| apart(code[..at].chars().next_back()))
+        });
+        (sees && !SEES_TYPES.contains(&module))
             .then(|| "names a generated type; `wire` gives bytes and domain values".to_owned())
     });
 }
 
 #[test]
 fn only_the_server_knows_which_journal_runs() {
-    check_code(|path, code| {
+    check_lines(|module, code| {
         let names = ["journal::embedded", "EmbeddedJournal", "JetStreamJournal"]
             .iter()
             .any(|name| code.contains(name));
-        (names && !["journal", "server"].contains(&module(path)))
+        (names && !["journal", "server"].contains(&module))
             .then(|| "knows which journal runs".to_owned())
     });
 }
 
 #[test]
 fn nobody_reaches_over_two_levels() {
-    check_code(|_, code| {
+    check_lines(|_, code| {
         let reach = ["super", "super"].join("::");
         code.contains(&reach).then(|| format!("`{reach}`"))
     });
@@ -356,16 +392,33 @@ fn nothing_is_left_over_and_no_machine_is_named() {
 
 #[test]
 fn the_checks_themselves_see_what_they_look_for() {
-    let names = |line: &str| named_modules(&code(line));
+    let names = |text: &str| named_modules(&code(text));
+    let found = |line: usize, names: &[&str]| -> Vec<_> {
+        names
+            .iter()
+            .map(|name| (line, (*name).to_owned()))
+            .collect()
+    };
     assert_eq!(
         names("use crate::engine::Engine; // crate::grpc"),
-        ["engine"]
+        found(1, &["engine"])
     );
     assert_eq!(
-        names("use crate::{domain::{a, b}, okta, wire::c};"),
-        ["domain", "okta", "wire"]
+        names("\n\nuse crate::{\n    domain::{a, b}, okta,\n    wire::c,\n};"),
+        found(3, &["domain", "okta", "wire"])
     );
-    assert_eq!(names("let text = \"crate::grpc\";"), [""; 0]);
+    assert_eq!(
+        names("let text = \"a \\\" crate::grpc\n crate::http\";"),
+        []
+    );
+    assert_eq!(
+        names("r#\"a \" crate::grpc\"#; '\"'; crate::http"),
+        found(1, &["http"])
+    );
+    assert_eq!(
+        names("'\\''; \"\\\\\"; crate::http // \""),
+        found(1, &["http"])
+    );
     assert!(may_name("engine", "journal") && !may_name("journal", "engine"));
     assert!(!may_name("okta", "wire") && !may_name("domain", "config"));
     assert!(may_name("server", "config") && !may_name("config", "server"));
