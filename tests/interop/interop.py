@@ -1,7 +1,7 @@
 """Clients of another language against a fresh server: the contract is more than our own Rust.
 
 Four clients do the same work: Python with stubs generated from proto/, Python that knows nothing
-and asks reflection (v1), grpcurl (reflection v1alpha), and buf curl (reflection v1). They ingest,
+and asks reflection (v1alpha), grpcurl (v1alpha too), and buf curl (reflection v1). They ingest,
 classify, describe, subscribe, resume by cursor, read what a refusal says, and ask for health. What
 was done is printed; anything that is not as the contract says ends with an error.
 

@@ -59,6 +59,7 @@ struct Counts {
     unknown: usize,
     unknown_kept: usize,
     resent: usize,
+    slowest_start: Duration,
 }
 
 /// What one caller saw in one cycle.
@@ -97,6 +98,7 @@ async fn what_was_accepted_survives_any_kill_once_and_in_place() {
             .await;
         }
         server = launch.start().await;
+        counts.slowest_start = counts.slowest_start.max(server.started_in);
         check_new(&server, &mut model, &mut counts).await;
         resend_unknown(&server, &mut model, &mut counts).await;
     }
@@ -105,7 +107,7 @@ async fn what_was_accepted_survives_any_kill_once_and_in_place() {
         "kill: {cycles} cycles of {CALLERS} callers in {:.1} s: {} kills, {} of them in recovery \
          ({} with the journal's files open); {} events accepted and all there once, {} answered \
          DUPLICATE, {} without an answer (of which {} were kept; {} sent again); {} events in the \
-         journal",
+         journal; slowest start {} ms",
         since.elapsed().as_secs_f64(),
         counts.kills,
         counts.kills_in_recovery,
@@ -116,6 +118,7 @@ async fn what_was_accepted_survives_any_kill_once_and_in_place() {
         counts.unknown_kept,
         counts.resent,
         model.sequences.len(),
+        counts.slowest_start.as_millis(),
     ));
 }
 
