@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use humantime_serde::re::humantime;
 use tonic::transport::Channel;
 
 use super::axis::axis;
