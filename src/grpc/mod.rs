@@ -45,6 +45,11 @@ use crate::wire::v1::ErrorReason;
 /// to answer: half-open connections are found within 40 s.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
+/// What a peer may send before we have taken it in, on one stream and on one connection: a batch of
+/// some hundred events without waiting for leave. HTTP/2's own 64 KiB would stop it 16 times in a
+/// mebibyte.
+const WINDOW_BYTES: (u32, u32) = (1 << 20, 2 << 20);
+
 /// Names that `grpc.health.v1` answers for, beside the empty one that means the whole server.
 const HEALTH_NAMES: [&str; 2] = [
     "provident.v1.ClassifierService",
@@ -113,6 +118,8 @@ pub async fn router(
     }
     let served = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection_max)
+        .initial_stream_window_size(WINDOW_BYTES.0)
+        .initial_connection_window_size(WINDOW_BYTES.1)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_routes(routes);
