@@ -4,6 +4,7 @@
 //! the answers that carry stored events are sent as the bytes they are stored as: those methods
 //! get an output type and a codec of our own.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -14,7 +15,7 @@ use tonic_prost_build::manual;
 const STORED_ANSWERS: [&str; 3] = ["Subscribe", "ListEvents", "GetEvent"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
     let mut files: Vec<PathBuf> = fs::read_dir("proto/provident/v1")?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -81,17 +82,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// What `provident proto` writes: every file under `proto/` that belongs to the contract.
 fn write_file_list(out: &Path, files: &[PathBuf]) -> Result<(), Box<dyn std::error::Error>> {
-    let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let root = env::current_dir()?;
     let extra = PathBuf::from("proto/provident/v1/retry_service_config.json");
-    let entries: String = files
-        .iter()
-        .chain([&extra])
-        .map(|file| {
-            let name = file.strip_prefix("proto").expect("files lie under proto/");
-            format!("({name:?}, include_str!({:?})),\n", root.join(file))
-        })
-        .collect();
-    fs::write(out.join("proto_files.rs"), format!("&[\n{entries}]"))?;
+    let mut list = String::from("&[\n");
+    for file in files.iter().chain([&extra]) {
+        let name = file
+            .strip_prefix("proto")?
+            .to_str()
+            .ok_or("names are UTF-8")?;
+        let path = root.join(file);
+        let path = path
+            .to_str()
+            .ok_or("the path to the sources is not UTF-8")?;
+        writeln!(list, "({name:?}, include_str!({path:?})),")?;
+    }
+    list.push(']');
+    fs::write(out.join("proto_files.rs"), list)?;
     Ok(())
 }
 

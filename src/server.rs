@@ -2,7 +2,7 @@
 //!
 //! Start: listen (probes and `Classify` get an answer), open and recover the journal, then say
 //! SERVING.
-//! Stop: NOT_SERVING, no new calls, end the streams, drain the writer, close the journal; within
+//! Stop: `NOT_SERVING`, no new calls, end the streams, drain the writer, close the journal; within
 //! one deadline. A second signal ends the process at once. This is the only place that knows
 //! which journal runs.
 
@@ -230,7 +230,7 @@ fn spawn_admin(
             axum::serve(listener, http::admin(metrics, serving)).with_graceful_shutdown(stopped);
         // A client that keeps its connection open must not hold the stop up.
         tokio::select! {
-            served = server.into_future() => Ok(served?),
+            ended = server.into_future() => Ok(ended?),
             () = async { stop.cancelled().await; tokio::time::sleep(ADMIN_GRACE).await } => Ok(()),
         }
     });

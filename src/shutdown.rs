@@ -82,7 +82,7 @@ mod tests {
             Ok(())
         });
         tasks.spawn("failing", async { anyhow::bail!("broken") });
-        let error = tasks.join(Duration::from_secs(60)).await.unwrap_err();
+        let error = tasks.join(Duration::from_mins(1)).await.unwrap_err();
         assert_eq!(format!("{error:#}"), "task failing failed: broken");
     }
 

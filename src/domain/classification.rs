@@ -276,6 +276,10 @@ pub struct Evidence {
 }
 
 /// All that Provident says of one event.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four facts that have nothing to do with each other"
+)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Classification {
     pub verdict: Verdict,

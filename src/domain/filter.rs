@@ -278,13 +278,13 @@ mod tests {
         check(&with(|f| f.orgs = vec!["other.okta.com".into()]), false);
         check(
             &with(|f| {
-                f.event_types = vec![EventTypePattern::parse("application.provision.*").unwrap()]
+                f.event_types = vec![EventTypePattern::parse("application.provision.*").unwrap()];
             }),
             true,
         );
         check(
             &with(|f| {
-                f.event_types = vec![EventTypePattern::parse("application.provision").unwrap()]
+                f.event_types = vec![EventTypePattern::parse("application.provision").unwrap()];
             }),
             false,
         );

@@ -81,10 +81,9 @@ impl Rejection {
     pub fn field(&self) -> &str {
         match self {
             Self::NotAnEvent(problem) | Self::Card(CardError::Details(problem)) => problem.field(),
-            Self::Card(CardError::Disagrees { field, .. }) => field,
+            Self::Card(CardError::Disagrees { field, .. }) | Self::Conflict { field } => field,
             Self::Org(_) => "org",
             Self::Unusable { field, .. } => field,
-            Self::Conflict { field } => field,
         }
     }
 }

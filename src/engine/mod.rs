@@ -12,6 +12,9 @@ pub mod subscription;
 pub mod tail;
 pub mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -332,9 +335,9 @@ impl Engine {
             return Err(PlaceError::ShuttingDown);
         }
         let streams_max = self.0.limits.streams_max;
-        let place = Arc::clone(&self.0.streams).try_acquire_owned().map_err(
-            |_: tokio::sync::TryAcquireError| PlaceError::TooManyStreams { streams_max },
-        )?;
+        let place = Arc::clone(&self.0.streams)
+            .try_acquire_owned()
+            .or(Err(PlaceError::TooManyStreams { streams_max }))?;
         let start = self.find_start(&asked.start).await?;
         let Bounds { earliest, .. } = self.bounds();
         if asked.on_gap == OnGap::Fail && start.next() < earliest {
@@ -386,22 +389,19 @@ impl Engine {
     /// Gives one page of events.
     pub async fn list(&self, asked: List) -> Result<Page, ReadError> {
         let journal = &*self.0.journal;
-        let range = match asked.rest {
-            Some(rest) => rest,
-            None => {
-                let head = self.0.tail.head();
-                let before = async |time: Option<Timestamp>, otherwise: Seq| match time {
-                    Some(time) => {
-                        query::last_before(journal, AppendTime::from_timestamp(time)).await
-                    }
-                    None => Ok(otherwise),
-                };
-                QueryRange {
-                    lowest: before(asked.start, self.bounds().earliest.previous())
-                        .await?
-                        .next(),
-                    highest: before(asked.end, head).await?.min(head),
-                }
+        let range = if let Some(rest) = asked.rest {
+            rest
+        } else {
+            let head = self.0.tail.head();
+            let before = async |time: Option<Timestamp>, otherwise: Seq| match time {
+                Some(time) => query::last_before(journal, AppendTime::from_timestamp(time)).await,
+                None => Ok(otherwise),
+            };
+            QueryRange {
+                lowest: before(asked.start, self.bounds().earliest.previous())
+                    .await?
+                    .next(),
+                highest: before(asked.end, head).await?.min(head),
             }
         };
         let options = PageOptions {

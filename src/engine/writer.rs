@@ -71,7 +71,7 @@ struct Call {
     bytes: usize,
     answer: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
     /// Given back when the call was answered.
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 impl WriterHandle {
@@ -86,13 +86,13 @@ impl WriterHandle {
         let permits = u32::try_from(counted.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room)
             .try_acquire_many_owned(permits)
-            .map_err(|_: tokio::sync::TryAcquireError| AppendError::Overloaded)?;
+            .or(Err(AppendError::Overloaded))?;
         let (answer, answered) = oneshot::channel();
         let call = Call {
             events,
             bytes,
             answer,
-            _room: room,
+            room,
         };
         self.queue.try_send(call).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
@@ -199,7 +199,7 @@ impl Writer {
         let mut answers = Vec::with_capacity(calls.len());
         let mut entries = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
         for call in calls {
-            answers.push((call.events.len(), call.answer, call._room));
+            answers.push((call.events.len(), call.answer, call.room));
             entries.extend(call.events.into_iter().map(|event| Entry {
                 key: event.key,
                 fingerprint: event.fingerprint,

@@ -35,7 +35,7 @@ pub struct StoredEvents {
 #[derive(Debug)]
 pub enum Answer {
     /// A `SubscribeResponse` that is not a batch.
-    Control(v1::SubscribeResponse),
+    Control(Box<v1::SubscribeResponse>),
     /// A `SubscribeResponse` with a batch.
     Batch(StoredEvents),
     /// A `ListEventsResponse`.
@@ -140,7 +140,9 @@ mod tests {
     use crate::domain::classification::Verdict;
     use crate::domain::classify::Classifier;
     use crate::domain::cursor::Seq;
-    use crate::domain::event::{Delivery, Intake, ProvisioningEvent, RawOrigin, Reception};
+    use crate::domain::event::{
+        Delivery, Intake, ProvisioningEvent, RawOrigin, Reception, Timestamp,
+    };
     use crate::wire::record::{AppendTime, Content, Draft};
 
     fn stored(raw: RawPart) -> StoredEvents {
@@ -153,7 +155,7 @@ mod tests {
             let reception = Reception {
                 org: "o".into(),
                 intake: Intake::Grpc,
-                time: Default::default(),
+                time: Timestamp::default(),
             };
             let draft = Draft::new(Content {
                 classification: Classifier::embedded().classify(&event),

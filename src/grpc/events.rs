@@ -29,7 +29,7 @@ const PAGE_SIZE: (usize, usize) = (100, 1000);
 
 const HEARTBEAT_USUAL: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub struct Events {
@@ -156,9 +156,9 @@ impl OpenStream {
                 })
             }
         };
-        Answer::Control(v1::SubscribeResponse {
+        Answer::Control(Box::new(v1::SubscribeResponse {
             message: Some(message),
-        })
+        }))
     }
 }
 

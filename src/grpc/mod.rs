@@ -80,7 +80,7 @@ pub struct GrpcLimits {
     pub streams_per_connection_max: u32,
 }
 
-/// Builds the router, health included; it says NOT_SERVING until the reporter says otherwise.
+/// Builds the router, health included; it says `NOT_SERVING` until the reporter says otherwise.
 pub async fn router(
     preparation: Arc<Preparation>,
     engine: EngineSlot,
@@ -111,12 +111,12 @@ pub async fn router(
             .add_service(builder().build_v1()?)
             .add_service(builder().build_v1alpha()?);
     }
-    let router = Server::builder()
+    let served = Server::builder()
         .max_concurrent_streams(limits.streams_per_connection_max)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .add_routes(routes);
-    Ok((router, reporter))
+    Ok((served, reporter))
 }
 
 /// Tells the health service's watchers whether calls are taken.

@@ -33,7 +33,10 @@ const STORAGE_FULL_WAIT: Duration = Duration::from_secs(10);
 
 /// A refused call, before it becomes a status.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct Refusal(Box<Parts>);
+
+#[derive(Debug)]
+struct Parts {
     reason: ErrorReason,
     message: String,
     metadata: HashMap<String, String>,
@@ -42,39 +45,45 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Parts {
             reason,
             message: message.into(),
             metadata: HashMap::new(),
             field: None,
-        }
+        }))
     }
 
     /// A field of the request that can't be taken.
     pub fn field(reason: ErrorReason, field: &str, problem: impl Into<String>) -> Self {
         let problem = problem.into();
         let mut refusal = Self::new(reason, format!("{field}: {problem}"));
-        refusal.field = Some((field.to_owned(), problem));
+        refusal.0.field = Some((field.to_owned(), problem));
         refusal
     }
 
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<String>) -> Self {
-        self.metadata.insert(key.to_owned(), value.into());
+        self.0.metadata.insert(key.to_owned(), value.into());
         self
     }
 
     /// The status, with another code than the reason usually has.
     pub fn with_code(self, code: Code) -> Status {
-        let reason = reason_name(self.reason);
-        telemetry::refused(reason);
+        let Parts {
+            reason,
+            message,
+            metadata,
+            field,
+        } = *self.0;
+        let name = reason_name(reason);
+        telemetry::refused(name);
         let mut details = ErrorDetails::new();
-        details.set_error_info(reason, DOMAIN, self.metadata);
-        if let Some((field, problem)) = self.field {
+        details.set_error_info(name, DOMAIN, metadata);
+        if let Some((field, problem)) = field {
             details.add_bad_request_violation(field, problem);
         }
         let mut trailers = MetadataMap::new();
-        match self.reason {
+        match reason {
             ErrorReason::Overloaded => {
                 details.set_retry_info(Some(OVERLOADED_WAIT));
                 // What clients with a retry policy read.
@@ -85,13 +94,13 @@ impl Refusal {
             }
             _ => {}
         }
-        Status::with_error_details_and_metadata(code, self.message, details, trailers)
+        Status::with_error_details_and_metadata(code, message, details, trailers)
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let code = code_of(refusal.reason);
+        let code = code_of(refusal.0.reason);
         refusal.with_code(code)
     }
 }

@@ -121,7 +121,7 @@ fn unquote(json: &str) -> String {
     })
 }
 
-/// Takes a string whose escapes name half a character; serde_json gives those as bytes only.
+/// Takes a string whose escapes name half a character; `serde_json` gives those as bytes only.
 struct LossyText;
 
 impl Visitor<'_> for LossyText {

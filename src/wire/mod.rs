@@ -13,8 +13,8 @@ pub mod record;
 pub mod v1 {
     #![expect(
         clippy::pedantic,
-        clippy::allow_attributes,
         clippy::allow_attributes_without_reason,
+        clippy::large_enum_variant,
         reason = "generated"
     )]
     tonic::include_proto!("provident.v1");

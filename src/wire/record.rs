@@ -119,10 +119,10 @@ impl Draft {
             raw_json_origin: convert::raw_origin(content.raw_origin).into(),
             ..v1::StreamedEvent::default()
         };
-        Self::encode(&marks, &body, content.raw_json)
+        Self::encode(marks, &body, content.raw_json)
     }
 
-    fn encode(marks: &Marks, body: &v1::StreamedEvent, raw_json: &str) -> Self {
+    fn encode(marks: Marks, body: &v1::StreamedEvent, raw_json: &str) -> Self {
         let body_len = body.encoded_len();
         let mut bytes = BytesMut::with_capacity(HEADER_BYTES + body_len + raw_json.len());
         let mut flags = 0;
@@ -259,8 +259,7 @@ impl StoredEvent {
         if !filter.needs_details() {
             return Ok(true);
         }
-        let undecodable = |_: prost::DecodeError| RecordError::Body;
-        let body = v1::StreamedEvent::decode(self.body.clone()).map_err(undecodable)?;
+        let body = v1::StreamedEvent::decode(self.body.clone()).or(Err(RecordError::Body))?;
         let mut event = body.event.unwrap_or_default();
         let org = std::mem::take(&mut event.org);
         let application = body
@@ -270,8 +269,7 @@ impl StoredEvent {
             .unwrap_or_default();
         // A time out of range can't have been stored, and no filter reads it.
         event.published_time = None;
-        let event =
-            convert::read_event(event).map_err(|_: convert::FieldError| RecordError::Body)?;
+        let event = convert::read_event(event).or(Err(RecordError::Body))?;
         Ok(filter.admits_details(&org, &event, &application.name))
     }
 
@@ -374,8 +372,7 @@ mod tests {
 
     #[test]
     fn head_body_and_raw_are_one_message() {
-        let record =
-            Draft::encode(&MARKS, &body(true), "{\"a\":1}").seal(AppendTime(1_500_000_001));
+        let record = Draft::encode(MARKS, &body(true), "{\"a\":1}").seal(AppendTime(1_500_000_001));
         let stored = StoredEvent::parse(Seq::new(300), &record).unwrap();
         assert_eq!(stored.marks, MARKS);
 
@@ -406,7 +403,7 @@ mod tests {
 
     #[test]
     fn one_flipped_bit_is_found() {
-        let record = Draft::encode(&MARKS, &body(false), "{}").seal(AppendTime(5));
+        let record = Draft::encode(MARKS, &body(false), "{}").seal(AppendTime(5));
         for bit in 0..record.len() * 8 {
             let mut damaged = record.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);

@@ -1,0 +1,129 @@
+//! What is known without a server: the catalogue and the rules that are built in, as messages.
+
+use crate::domain::catalogue::{Application, Catalogue, EventType};
+use crate::domain::classify::Classifier;
+use crate::domain::event::Delivery;
+use crate::okta::group_push_failed::date_time;
+use crate::okta::input::Found;
+use crate::okta::log_event::NotAnEvent;
+use crate::wire::{convert, v1};
+
+/// How many names come along when one is not known.
+const NEAREST: usize = 5;
+
+/// Classifies by today's rules, as `ClassifierService.Classify` does.
+pub(super) fn classify(found: Found<'_>) -> Result<v1::ClassifyResponse, NotAnEvent> {
+    let delivery = found.envelope.as_deref().map(|envelope| Delivery {
+        event_id: envelope.event_id.clone(),
+        event_time: envelope.event_time.clone(),
+        source: envelope.source.clone(),
+        headers: Vec::new(),
+    });
+    let event = found.event?;
+    let classification = Classifier::embedded().classify(&event);
+    let card = classification.group_push_failed.then(|| {
+        let mut card = convert::card(
+            &event,
+            date_time(&event.published),
+            &delivery.unwrap_or_default(),
+        );
+        found.json.clone_into(&mut card.event_details);
+        card
+    });
+    Ok(v1::ClassifyResponse {
+        event: Some(convert::event(event, None)),
+        classification: Some(convert::classification(classification)),
+        group_push_failed: card,
+    })
+}
+
+/// All event types, by name.
+pub(super) fn event_types() -> Vec<v1::EventTypeDescription> {
+    let known = Catalogue::embedded();
+    known.event_types().iter().map(event_type).collect()
+}
+
+/// All applications, by name.
+pub(super) fn applications() -> Vec<v1::ApplicationDescription> {
+    let known = Catalogue::embedded();
+    known.applications().iter().map(application).collect()
+}
+
+/// What a name or an alias of an application stands for.
+pub(super) fn find_application(name: &str) -> Option<v1::ApplicationDescription> {
+    Catalogue::embedded().application(name).map(application)
+}
+
+/// What a name, also an older one, of an event type stands for.
+pub(super) fn find_event_type(name: &str) -> Option<v1::EventTypeDescription> {
+    let known = Catalogue::embedded();
+    let renamed = |known_type: &&EventType| {
+        let old = known.legacy_event_types(&known_type.name);
+        old.iter().any(|old| old == name)
+    };
+    known
+        .event_type(name)
+        .or_else(|| known.event_types().iter().find(renamed))
+        .map(event_type)
+}
+
+/// Names of applications that may have been meant, the likeliest first.
+pub(super) fn nearest_applications(name: &str) -> Vec<String> {
+    let names = Catalogue::embedded().nearest_applications(name, NEAREST);
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// Names of applications and event types that may have been meant, the likeliest first.
+pub(super) fn nearest(name: &str) -> Vec<String> {
+    let known = Catalogue::embedded();
+    let mut names = known.nearest_event_types(name, NEAREST);
+    let applications = known.nearest_applications(name, NEAREST);
+    // Only types have dots in their names.
+    if name.contains('.') {
+        names.extend(applications);
+    } else {
+        names.splice(0..0, applications);
+    }
+    names.truncate(NEAREST);
+    names.into_iter().map(str::to_owned).collect()
+}
+
+fn event_type(known: &EventType) -> v1::EventTypeDescription {
+    let catalogue = Catalogue::embedded();
+    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+    v1::EventTypeDescription {
+        event_type: known.name.clone(),
+        description: known.description.clone(),
+        category: known.category.number().into(),
+        operation: known.operation.number().into(),
+        resource: known.resource.number().into(),
+        failure_semantics: known.failure_semantics.number().into(),
+        event_hook_eligible: known.event_hook_eligible,
+        removes_access: known.removes_access,
+        typical_causes: known
+            .typical_causes
+            .iter()
+            .map(|cause| cause.number().into())
+            .collect(),
+        usual_disposition: known.usual_disposition().number().into(),
+        responder: known.usual_responder().number().into(),
+        remediation: known.remediation.clone(),
+        applications: owned(catalogue.applications_emitting(&known.name)),
+        legacy_event_types: catalogue.legacy_event_types(&known.name).to_vec(),
+        oauth_scopes: owned(known.oauth_scopes().to_vec()),
+        documented: known
+            .documented
+            .iter()
+            .map(|place| place.number().into())
+            .collect(),
+    }
+}
+
+fn application(known: &Application) -> v1::ApplicationDescription {
+    v1::ApplicationDescription {
+        name: known.name.clone(),
+        aliases: known.aliases.clone(),
+        event_types: known.event_types.clone(),
+        assumed: known.assumed,
+    }
+}

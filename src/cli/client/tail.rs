@@ -1,0 +1,463 @@
+//! `tail`: events as they come, or those that are kept, through `EventService.Subscribe`.
+//!
+//! Goes on by itself from the last cursor when the server restarts, ends the stream as planned or
+//! falls silent, so nothing is missed; an event whose printing was cut short comes again. What
+//! trying again can't mend ends it with the next step.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use humantime_serde::re::humantime;
+use tonic::transport::Channel;
+
+use super::axis::axis;
+use super::connection::{ANSWER_BYTES_MAX, Backoff, CallError, ClientArgs, block_on, connect};
+use super::output::{OutputFormat, emit, json_line, note};
+use super::page::{Page, streamed};
+use crate::domain::classification::{Category, Cause, Disposition, Priority, Responder, Verdict};
+use crate::domain::cursor::Cursor;
+use crate::okta::log_event::parse_time;
+use crate::wire::v1::event_service_client::EventServiceClient;
+use crate::wire::v1::subscribe_request::Start;
+use crate::wire::v1::subscribe_response::Message;
+use crate::wire::{convert, v1};
+
+/// Heartbeats that may fail to come before the connection counts as dead.
+const SILENT_HEARTBEATS: u32 = 3;
+
+/// Used until the server has said how often it sends a sign of life.
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  provident tail                                     failures and warnings from now on
+  provident tail --from 2h --min-priority high       of the last two hours, and on
+  provident tail --from earliest --stop-at-head --output json --all > all.ndjson
+  provident tail --security-only --application Salesforce
+  provident tail --event-type 'application.provision.group_push.*' --cause duplicate,target-not-found
+
+Values of one option are alternatives; all options given have to hold. Options that take several may be
+repeated or given a list with commas. When interrupted, it says the cursor to go on from.")]
+pub struct TailArgs {
+    /// Where to begin: earliest, latest, a cursor, a time (RFC 3339) or how long ago (30m, 2h, 7d)
+    /// [default: latest; with --stop-at-head: earliest]
+    #[arg(long, value_name = "WHERE", value_parser = parse_from)]
+    from: Option<From>,
+    /// End when all that is kept now has been shown
+    #[arg(long)]
+    stop_at_head: bool,
+    /// Give the event's JSON as Okta sent it, too
+    #[arg(long)]
+    include_raw: bool,
+    /// What to do where events were removed by retention before they could be read
+    #[arg(long, value_enum, default_value = "fail", value_name = "WHAT")]
+    on_gap: OnGapArg,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Which events")]
+struct FilterArgs {
+    /// Verdicts [default: failure,warning,undetermined]
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = axis!(Verdict))]
+    verdict: Vec<Verdict>,
+    /// Every verdict, successes included
+    #[arg(long, conflicts_with = "verdict")]
+    all: bool,
+    /// Event types, whole or as a beginning with * behind it
+    #[arg(long, value_delimiter = ',', value_name = "TYPE")]
+    event_type: Vec<String>,
+    /// Categories
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = axis!(Category))]
+    category: Vec<Category>,
+    /// Causes
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = axis!(Cause))]
+    cause: Vec<Cause>,
+    /// Dispositions: whether somebody has to act
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = axis!(Disposition))]
+    disposition: Vec<Disposition>,
+    /// Responders: who has to act
+    #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = axis!(Responder))]
+    responder: Vec<Responder>,
+    /// The lowest priority
+    #[arg(long, ignore_case = true, value_parser = axis!(Priority))]
+    min_priority: Option<Priority>,
+    /// Only failures to take access away
+    #[arg(long)]
+    security_only: bool,
+    /// Orgs, by their Okta host
+    #[arg(long, value_delimiter = ',')]
+    org: Vec<String>,
+    /// Okta's ids of applications (0oa…)
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    application_id: Vec<String>,
+    /// Names of applications, whole; not cut at commas
+    #[arg(long, value_name = "NAME")]
+    application: Vec<String>,
+    /// Okta's ids of groups (00g…)
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    group_id: Vec<String>,
+    /// Okta's ids of users (00u…, 0ua…)
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    user_id: Vec<String>,
+    /// Okta's ids of transactions
+    #[arg(long, value_delimiter = ',', value_name = "ID")]
+    transaction_id: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OnGapArg {
+    /// Say what is lost and go on behind it
+    Skip,
+    /// End with an error
+    Fail,
+}
+
+/// Where to begin.
+#[derive(Clone, Debug, PartialEq)]
+enum From {
+    Earliest,
+    Latest,
+    Cursor(String),
+    Time(prost_types::Timestamp),
+    Ago(Duration),
+}
+
+fn parse_from(text: &str) -> Result<From, String> {
+    match text {
+        "earliest" => return Ok(From::Earliest),
+        "latest" | "now" => return Ok(From::Latest),
+        _ => {}
+    }
+    if Cursor::parse(text).is_ok() {
+        return Ok(From::Cursor(text.to_owned()));
+    }
+    if let Some(time) = parse_time(text) {
+        return Ok(From::Time(convert::timestamp(time)));
+    }
+    humantime::parse_duration(text).map(From::Ago).map_err(|_no_duration| {
+        "none of earliest, latest, a cursor (32 characters), a time such as 2026-01-31T08:00:00Z, a length of time such as 2h"
+            .to_owned()
+    })
+}
+
+impl From {
+    fn start(&self, now: jiff::Timestamp) -> Start {
+        match self {
+            Self::Earliest => Start::Position(v1::Position::Earliest.into()),
+            Self::Latest => Start::Position(v1::Position::Latest.into()),
+            Self::Cursor(cursor) => Start::Cursor(cursor.clone()),
+            Self::Time(time) => Start::Time(*time),
+            Self::Ago(ago) => {
+                // Longer ago than there is time means from the beginning.
+                let seconds = i64::try_from(ago.as_secs()).unwrap_or(i64::MAX);
+                let first = jiff::Timestamp::UNIX_EPOCH.as_second();
+                Start::Time(prost_types::Timestamp {
+                    seconds: now.as_second().saturating_sub(seconds).max(first),
+                    nanos: 0,
+                })
+            }
+        }
+    }
+}
+
+impl FilterArgs {
+    fn message(&self) -> v1::Filter {
+        fn numbers<T: Copy>(values: &[T], number: fn(T) -> u8) -> Vec<i32> {
+            values.iter().map(|value| number(*value).into()).collect()
+        }
+        let verdicts = if self.all {
+            Verdict::ALL
+        } else {
+            &self.verdict
+        };
+        v1::Filter {
+            verdicts: numbers(verdicts, Verdict::number),
+            event_types: self.event_type.clone(),
+            categories: numbers(&self.category, Category::number),
+            causes: numbers(&self.cause, Cause::number),
+            dispositions: numbers(&self.disposition, Disposition::number),
+            responders: numbers(&self.responder, Responder::number),
+            min_priority: self.min_priority.map_or(0, |value| value.number().into()),
+            security_only: self.security_only,
+            orgs: self.org.clone(),
+            application_ids: self.application_id.clone(),
+            application_names: self.application.clone(),
+            group_ids: self.group_id.clone(),
+            user_ids: self.user_id.clone(),
+            transaction_ids: self.transaction_id.clone(),
+            expression: String::new(),
+        }
+    }
+}
+
+pub(super) fn run(args: &TailArgs) -> anyhow::Result<()> {
+    let from = match (&args.from, args.stop_at_head) {
+        (Some(from), _) => from.clone(),
+        (None, true) => From::Earliest,
+        (None, false) => From::Latest,
+    };
+    let format = args.client.output.format()?;
+    let mut tail = Tail {
+        request: v1::SubscribeRequest {
+            start: Some(from.start(jiff::Timestamp::now())),
+            filter: Some(args.filter.message()),
+            heartbeat_interval: None,
+            on_gap: match args.on_gap {
+                OnGapArg::Skip => v1::OnGap::Skip,
+                OnGapArg::Fail => v1::OnGap::Fail,
+            }
+            .into(),
+            stop_at_head: args.stop_at_head,
+            include_raw: args.include_raw,
+            reader: "provident tail".to_owned(),
+        },
+        format,
+        silence_max: HEARTBEAT_DEFAULT * SILENT_HEARTBEATS,
+        cursor: None,
+    };
+    let address = args.client.address();
+    block_on(async {
+        // Dropping the work in between is safe: what was printed is printed whole.
+        tokio::select! {
+            done = tail.follow(&address) => done?,
+            interrupted = tokio::signal::ctrl_c() => interrupted.context("can't wait for signals")?,
+        }
+        if let Some(cursor) = tail.cursor.filter(|_| !args.stop_at_head) {
+            note(&format!("to go on from here: --from {cursor}"));
+        }
+        Ok(())
+    })
+}
+
+/// How a stream ended.
+enum Ended {
+    /// There is no more.
+    Done,
+    /// Call again at once.
+    Again,
+    /// Call again after a while.
+    Later(String, Option<Duration>),
+}
+
+struct Tail {
+    request: v1::SubscribeRequest,
+    format: OutputFormat,
+    silence_max: Duration,
+    /// All up to here has been shown, or was not wanted.
+    cursor: Option<String>,
+}
+
+impl Tail {
+    async fn follow(&mut self, address: &str) -> anyhow::Result<()> {
+        let mut channel = Some(connect(address).await?);
+        let mut backoff = Backoff::new(Duration::from_secs(15));
+        let mut said = false;
+        loop {
+            let mut began = false;
+            let ended = match channel.take() {
+                Some(channel) => self.read(channel, &mut began).await?,
+                None => Ended::Again,
+            };
+            if began {
+                backoff.reset();
+                said = false;
+            }
+            match ended {
+                Ended::Done => return Ok(()),
+                Ended::Again => {}
+                Ended::Later(why, delay) => {
+                    if !said {
+                        note(&format!("{why}; going on as soon as it can be reached"));
+                        said = true;
+                    }
+                    tokio::time::sleep(backoff.next(delay)).await;
+                }
+            }
+            // A new connection, as the old one may be to a server that is gone.
+            channel = loop {
+                match connect(address).await {
+                    Ok(channel) => break Some(channel),
+                    Err(_still_away) => tokio::time::sleep(backoff.next(None)).await,
+                }
+            };
+        }
+    }
+
+    /// Reads one stream to its end. `began` says afterwards whether the server took the call.
+    async fn read(&mut self, channel: Channel, began: &mut bool) -> anyhow::Result<Ended> {
+        if let Some(cursor) = &self.cursor {
+            self.request.start = Some(Start::Cursor(cursor.clone()));
+        }
+        let mut client =
+            EventServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
+        let call = client.subscribe(self.request.clone());
+        let mut stream = match tokio::time::timeout(self.silence_max, call).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => return self.after(status.into()),
+            Err(_elapsed) => return self.after(CallError::timed_out(self.silence_max)),
+        };
+        loop {
+            let message = match tokio::time::timeout(self.silence_max, stream.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => {
+                    return Ok(Ended::Later("the server ended the stream".to_owned(), None));
+                }
+                Ok(Err(status)) => return self.after(status.into()),
+                Err(_elapsed) => {
+                    return Ok(Ended::Later(
+                        format!("no sign of life for {} s", self.silence_max.as_secs()),
+                        None,
+                    ));
+                }
+            };
+            *began = true;
+            if let Some(ended) = self.take(message)? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// What a failed call means: an end, or another attempt if the server ever took one.
+    fn after(&self, error: CallError) -> anyhow::Result<Ended> {
+        if error.is_passing() && self.cursor.is_some() {
+            let why = match error.reason.as_str() {
+                "" => "the connection broke".to_owned(),
+                reason => format!("the server says {reason}"),
+            };
+            return Ok(Ended::Later(why, error.retry_delay));
+        }
+        let expired = error.reason == "CURSOR_EXPIRED" && self.cursor.is_some();
+        let error = anyhow::Error::from(error);
+        Err(if expired {
+            error.context("events were removed by retention before they could be shown")
+        } else {
+            error
+        })
+    }
+
+    /// Takes one message; the cursor moves only behind what has been printed.
+    fn take(&mut self, response: v1::SubscribeResponse) -> anyhow::Result<Option<Ended>> {
+        let cursor = match response.message {
+            Some(Message::Confirmation(confirmation)) => {
+                if let Some(interval) = confirmation
+                    .heartbeat_interval
+                    .and_then(|interval| Duration::try_from(interval).ok())
+                    .filter(|interval| !interval.is_zero())
+                {
+                    self.silence_max = interval * SILENT_HEARTBEATS;
+                }
+                confirmation.start_cursor
+            }
+            Some(Message::Batch(batch)) => {
+                emit(&self.shown(&batch))?;
+                match batch.events.last() {
+                    Some(event) => event.cursor.clone(),
+                    None => return Ok(None),
+                }
+            }
+            Some(Message::Heartbeat(heartbeat)) => heartbeat.cursor,
+            Some(Message::CaughtUp(caught_up)) => caught_up.cursor,
+            Some(Message::Gap(gap)) => {
+                note(&format!(
+                    "lost: events {} to {} were removed before they could be read",
+                    gap.first_lost_sequence, gap.last_lost_sequence
+                ));
+                gap.resume_cursor
+            }
+            Some(Message::Ending(ending)) => {
+                let reason = ending.reason();
+                self.cursor = Some(ending.cursor);
+                return Ok(Some(match reason {
+                    v1::EndingReason::HeadReached => Ended::Done,
+                    v1::EndingReason::MaxAge | v1::EndingReason::SubscriptionChanged => {
+                        Ended::Again
+                    }
+                    v1::EndingReason::Drain | v1::EndingReason::Unspecified => {
+                        Ended::Later("the server is stopping".to_owned(), None)
+                    }
+                }));
+            }
+            // A kind that a newer server has.
+            None => return Ok(None),
+        };
+        self.cursor = Some(cursor);
+        Ok(None)
+    }
+
+    fn shown(&self, batch: &v1::EventBatch) -> String {
+        match self.format {
+            OutputFormat::Json => batch
+                .events
+                .iter()
+                .map(|event| json_line("StreamedEvent", event))
+                .collect(),
+            OutputFormat::Text => {
+                let mut page = Page::default();
+                for event in &batch.events {
+                    streamed(&mut page, event);
+                }
+                page.0
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Probe {
+        #[command(flatten)]
+        tail: TailArgs,
+    }
+
+    fn parsed(args: &[&str]) -> TailArgs {
+        let args = ["tail"].iter().chain(args);
+        Probe::try_parse_from(args).unwrap().tail
+    }
+
+    #[test]
+    fn a_beginning_is_a_word_a_cursor_a_time_or_a_length_of_time() {
+        assert_eq!(parse_from("earliest"), Ok(From::Earliest));
+        assert_eq!(parse_from("2h"), Ok(From::Ago(Duration::from_hours(2))));
+        let time = prost_types::Timestamp {
+            seconds: 0,
+            nanos: 0,
+        };
+        assert_eq!(
+            parse_from("1970-01-01T01:00:00+01:00"),
+            Ok(From::Time(time))
+        );
+        assert!(parse_from("yesterday").is_err());
+        assert!(parse_from("").is_err());
+    }
+
+    #[test]
+    fn names_of_values_are_taken_in_any_spelling() {
+        let filter = parsed(&[
+            "--cause",
+            "rate-limited,TIMEOUT",
+            "--cause",
+            "REMOTE_ERROR",
+            "--min-priority",
+            "High",
+        ])
+        .filter
+        .message();
+        assert_eq!(filter.causes, [1, 18, 16]);
+        assert_eq!(filter.min_priority, 3);
+        assert_eq!(parsed(&["--all"]).filter.message().verdicts.len(), 5);
+        assert!(Probe::try_parse_from(["tail", "--cause", "bad-luck"]).is_err());
+        assert!(Probe::try_parse_from(["tail", "--all", "--verdict", "failure"]).is_err());
+        let filter = parsed(&["--application", "Box, Inc."]).filter.message();
+        assert_eq!(filter.application_names, ["Box, Inc."]);
+    }
+}

@@ -1,0 +1,246 @@
+//! The command tree, and `serve`.
+//!
+//! What a command takes is defined beside what it does; here is what there is. Nothing here prints:
+//! that is `client`'s alone.
+
+#![expect(
+    clippy::doc_markdown,
+    reason = "doc comments of arguments are their help, which shows as it stands"
+)]
+
+pub mod client;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
+
+use self::client::{
+    ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs, IngestArgs, ProbeArgs, ProtoArgs,
+    TailArgs,
+};
+use crate::config::{self, Config, Flag, Flags};
+use crate::telemetry;
+
+/// The command was not used as it is meant; nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Says what Okta provisioning failures mean, keeps them durably and streams them over gRPC.
+#[derive(Debug, Parser)]
+#[command(
+    name = "provident",
+    version,
+    after_help = "\
+Try it:
+  provident serve                          run it here, on loopback, keeping events in ./data
+  provident ingest system-log.ndjson       give it what Okta reported
+  provident tail --from earliest           see what that means, and follow
+  provident classify event.json            the same for one event, without a server
+  provident describe salesforce            what is known of an application or an event type
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service
+    Serve(ServeArgs),
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Check the configuration and show what is in effect, as TOML
+    CheckConfig(CheckConfigArgs),
+    /// Write a script that completes commands in a shell
+    #[command(after_help = "\
+Examples:
+  provident completions bash > /etc/bash_completion.d/provident
+  provident completions zsh > ~/.zfunc/_provident")]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// What needs no server of its own.
+#[derive(Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of it, and clap has no boxes"
+)]
+enum ClientCommand {
+    /// Send events from files or standard input
+    Ingest(IngestArgs),
+    /// Show events as they come, or those that are kept
+    Tail(TailArgs),
+    /// Say what events mean, without keeping them
+    Classify(ClassifyArgs),
+    /// Tell what is known of an event type or an application
+    Describe(DescribeArgs),
+    /// List the event types that are known
+    EventTypes(EventTypesArgs),
+    /// List the applications that are known
+    Applications(ApplicationsArgs),
+    /// Ask a server whether it is serving
+    Probe(ProbeArgs),
+    /// Write the .proto files, to make clients from
+    Proto(ProtoArgs),
+}
+
+/// Options that have a flag. Their values are texts, so that all that is wrong is told at once.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "\
+Every option can stand in a TOML file (--config) and in the environment: `key` of [section] is the variable
+PROVIDENT_SECTION_KEY. A flag counts over a variable, a variable over the file, the file over the default.
+`provident check-config --explain` lists all options with what they are for.
+
+Examples:
+  provident serve
+  provident serve --config /etc/provident/provident.toml
+  PROVIDENT_GRPC_ADDR=0.0.0.0:50051 PROVIDENT_ALLOW_PLAINTEXT=true provident serve --data-dir /var/lib/provident")]
+struct ServeArgs {
+    /// TOML file with options [env: PROVIDENT_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address of the gRPC server [default: 127.0.0.1:50051] [env: PROVIDENT_GRPC_ADDR]
+    #[arg(long, value_name = "IP:PORT")]
+    grpc_addr: Option<OsString>,
+    /// Address of metrics and probes [default: 127.0.0.1:9090] [env: PROVIDENT_ADMIN_ADDR]
+    #[arg(long, value_name = "IP:PORT")]
+    admin_addr: Option<OsString>,
+    /// Directory of the embedded journal [default: ./data] [env: PROVIDENT_DATA_DIR]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<OsString>,
+    /// Which events are kept: provisioning, failures or all [default: provisioning] [env: PROVIDENT_KEEP]
+    #[arg(long, value_name = "WHICH")]
+    keep: Option<OsString>,
+    /// Let anybody call who reaches an address beyond loopback, unencrypted [env: PROVIDENT_ALLOW_PLAINTEXT]
+    #[arg(long)]
+    allow_plaintext: bool,
+    /// Diagnostics: error, warn, info, debug, trace, also by module [default: info] [env: PROVIDENT_LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<OsString>,
+    /// Form of diagnostics: text or json [default: text] [env: PROVIDENT_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<OsString>,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckConfigArgs {
+    /// Say of each option what it is for
+    #[arg(long)]
+    explain: bool,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+impl ServeArgs {
+    fn flags(self) -> anyhow::Result<Flags> {
+        let plaintext = self.allow_plaintext.then(|| "true".into());
+        let flags = [
+            ("--grpc-addr", "grpc.addr", self.grpc_addr),
+            ("--admin-addr", "admin.addr", self.admin_addr),
+            ("--data-dir", "journal.data_dir", self.data_dir),
+            ("--keep", "ingest.keep", self.keep),
+            ("--allow-plaintext", "grpc.allow_plaintext", plaintext),
+            ("--log-level", "log.level", self.log_level),
+            ("--log-format", "log.format", self.log_format),
+        ];
+        let mut given = Vec::new();
+        for (name, path, value) in flags {
+            let Some(value) = value else { continue };
+            let value = value.into_string().map_err(|value| {
+                UsageError(format!("{name}: {} is no UTF-8 text", value.display()))
+            })?;
+            given.push(Flag { name, path, value });
+        }
+        Ok(Flags {
+            config: self.config,
+            given,
+        })
+    }
+}
+
+/// Runs the command to its end.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Serve(args) => serve(args.flags()?),
+        Command::Client(command) => client::run(command),
+        Command::CheckConfig(args) => client::check_config(args.serve.flags()?, args.explain),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "provident", &mut script);
+            client::completions(&String::from_utf8(script).context("the script is no text")?)
+        }
+    }
+}
+
+fn serve(flags: Flags) -> anyhow::Result<()> {
+    let config = Config::load(flags)?.config;
+    telemetry::install_log(
+        config.log.level.as_str(),
+        match config.log.format {
+            config::LogFormat::Text => telemetry::LogFormat::Text,
+            config::LogFormat::Json => telemetry::LogFormat::Json,
+        },
+    )?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?
+        .block_on(crate::server::serve(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_sets_an_option_that_there_is() {
+        let text = |text: &str| Some(OsString::from(text));
+        let flags = ServeArgs {
+            config: None,
+            grpc_addr: text("127.0.0.1:0"),
+            admin_addr: text("127.0.0.1:0"),
+            data_dir: text("/d"),
+            keep: text("all"),
+            allow_plaintext: true,
+            log_level: text("debug"),
+            log_format: text("json"),
+        }
+        .flags()
+        .unwrap();
+        assert_eq!(flags.given.len(), 7);
+        for flag in flags.given {
+            assert!(
+                Config::keys().any(|key| key.path == flag.path),
+                "{}",
+                flag.path
+            );
+        }
+    }
+
+    #[test]
+    fn help_is_worth_reading_and_names_no_internals() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let help = command.clone().render_long_help().to_string();
+            assert!(
+                !help.contains("`PROVIDENT") && !help.contains("[`"),
+                "{help}"
+            );
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The outer tests: the built binary, real clients over sockets, real files.
+//!
+//! [`harness`] runs the server and [`fixtures`] makes what Okta would send; each other file tests
+//! one feature, and says so in its head. [`tidy`] alone runs nothing: it reads the sources. The
+//! tests know the contract (`proto/`) and the command line, and nothing of how the server works.
+//! The binary is the one that cargo built, or the one that `PROVIDENT_BIN` names.
+#![cfg(test)]
+
+mod fixtures;
+mod harness;
+
+mod bad_input;
+mod classifier;
+mod histories;
+mod ingest;
+mod kill;
+mod listing;
+mod power_cut;
+mod service;
+mod subscribe;
+mod tidy;

@@ -1,0 +1,291 @@
+//! The power fails at any moment: what was answered ACCEPTED is on the disk.
+//!
+//! A kill leaves the page cache, so it says nothing of the flush. Here the server's directory is
+//! an ext4 of its own on a loop file, and the power is cut in two ways by turns:
+//!
+//! - *copy*: the process is held still, the image is copied as it lies on the disk, and the
+//!   process goes on. What the kernel had not been told to write is not in the copy. (Held still,
+//!   because a copy takes time: without it the copy would hold blocks of different moments, which
+//!   is what no disk ever shows.)
+//! - *shutdown*: ext4 is told to stop dead (`EXT4_IOC_SHUTDOWN` without a log flush), also in the
+//!   middle of a flush. Everything that was ever answered has to be there; the server has to end by
+//!   itself with an error rather than go on.
+//!
+//! Needs root and loop mounts. Where they are not allowed, the test says so, and fails if
+//! `PROVIDENT_REQUIRE_POWER_CUT` is 1. `PROVIDENT_POWER_CUTS` is how many cuts.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use provident::wire::v1;
+use provident::wire::v1::event_service_client::EventServiceClient;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::transport::Channel;
+
+use crate::fixtures;
+use crate::harness::{
+    self, Launch, ORG, Random, Server, earliest, eventually, json, say, setting, within,
+};
+
+const CALLERS: u64 = 8;
+
+/// Of the image. Large enough for some ten thousand events.
+const IMAGE_BYTES: u64 = 512 << 20;
+
+/// A mounted image. Unmounted when dropped.
+struct Mount {
+    at: PathBuf,
+}
+
+impl Mount {
+    fn new(image: &Path, at: &Path) -> Result<Self, String> {
+        std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
+        run(Command::new("mount")
+            .args(["-o", "loop"])
+            .arg(image)
+            .arg(at))?;
+        Ok(Self { at: at.to_owned() })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // The kernel may need a moment to let go of the files of a process that was killed.
+        let gone = (0..200).any(|_| {
+            let gone = run(Command::new("umount").arg(&self.at)).is_ok();
+            if !gone {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            gone
+        });
+        if !gone {
+            say(&format!("power cut: {} stays mounted", self.at.display()));
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command
+        .output()
+        .map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        let message = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{command:?}: {}", message.trim()))
+    }
+}
+
+fn make_image(image: &Path) -> Result<(), String> {
+    let file = std::fs::File::create(image).map_err(|error| error.to_string())?;
+    file.set_len(IMAGE_BYTES)
+        .map_err(|error| error.to_string())?;
+    run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))
+}
+
+/// Stops ext4 dead: what it has not written is never written.
+fn shut_down(mount: &Path) -> Result<(), String> {
+    // 0x8004587d is EXT4_IOC_SHUTDOWN, 2 is NOLOGFLUSH. perl, because it belongs to every Debian,
+    // and a call of the system from Rust would be unsafe code.
+    let script = "open(F,'<',$ARGV[0]) or die $!; my $how=pack('L',2); \
+                  ioctl(F,0x8004587d,$how) or die $!";
+    run(Command::new("perl").args(["-e", script]).arg(mount))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Copy,
+    Shutdown,
+}
+
+/// What was answered so far: the sequence of each event.
+type Answered = Arc<Mutex<HashMap<u64, u64>>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_accepted_survives_a_power_cut() {
+    let required = setting::<u8>("PROVIDENT_REQUIRE_POWER_CUT") == Some(1);
+    let cuts: usize = setting("PROVIDENT_POWER_CUTS").unwrap_or(1);
+    let directory = harness::scratch();
+    let image = directory.path().join("disk.img");
+    let mount_at = directory.path().join("disk");
+    let mount = match make_image(&image).and_then(|()| Mount::new(&image, &mount_at)) {
+        Ok(mount) => mount,
+        Err(problem) => {
+            say(&format!(
+                "power cut: NOT RUN, no loop mount here: {problem}"
+            ));
+            assert!(!required, "power cuts can't be tested here: {problem}");
+            return;
+        }
+    };
+    let mut random = Random::of_run("power cut");
+    let mut mount = Some(mount);
+    let answered = Answered::default();
+    let mut first_number = 0;
+    let mut checked = 0;
+    let mut server = launch(&mount_at).start().await;
+
+    for index in 0..cuts {
+        let cut = if index % 2 == 0 {
+            Cut::Copy
+        } else {
+            Cut::Shutdown
+        };
+        let callers = start_callers(&server, &answered, first_number).await;
+        first_number += 1 << 24;
+        let wanted = answered.lock().unwrap().len() + 300 + random_count(&mut random);
+        eventually("events before the cut", async || {
+            (answered.lock().unwrap().len() >= wanted).then_some(())
+        })
+        .await;
+        let certain = match cut {
+            Cut::Copy => {
+                let copy = directory.path().join("copy.img");
+                let certain = answered.lock().unwrap().clone();
+                copy_held_still(&server, &image, &copy);
+                end(&mut server, callers).await;
+                let copy_at = directory.path().join("copy");
+                let copy_mount = Mount::new(&copy, &copy_at).unwrap();
+                let restarted = launch(&copy_at).start().await;
+                let all = answered.lock().unwrap().clone();
+                check(&restarted, &certain, &all).await;
+                drop(restarted);
+                drop(copy_mount);
+                std::fs::remove_file(copy).unwrap();
+                certain
+            }
+            Cut::Shutdown => {
+                shut_down(&mount_at).unwrap();
+                let status = server.process.ended().await;
+                assert!(
+                    !status.success(),
+                    "the disk is gone, and it ends with {status}"
+                );
+                end(&mut server, callers).await;
+                mount = None;
+                mount = Some(Mount::new(&image, &mount_at).unwrap_or_else(|problem| {
+                    panic!("mounting after the cut, {}: {problem}", mount.is_none())
+                }));
+                answered.lock().unwrap().clone()
+            }
+        };
+        server = launch(&mount_at).start().await;
+        let all = answered.lock().unwrap().clone();
+        // The disk itself lost nothing after a copy; after a shutdown it is what was cut.
+        let journal = check(&server, &all, &all).await;
+        // What was kept without an answer is part of the journal from now on.
+        answered.lock().unwrap().extend(journal);
+        checked += certain.len();
+    }
+    say(&format!(
+        "power cut: {cuts} cuts, {checked} accepted events looked for and found, {} in the journal",
+        answered.lock().unwrap().len()
+    ));
+    // The process goes before the disk does.
+    drop(server);
+    drop(mount);
+}
+
+fn random_count(random: &mut Random) -> usize {
+    usize::try_from(random.below(400)).unwrap()
+}
+
+fn launch(mount: &Path) -> Launch {
+    // The image is small: the room that is kept free on a real volume is more than it has.
+    let settings = mount.with_extension("toml");
+    std::fs::write(&settings, "[storage]\nreserve = \"1MiB\"\n").unwrap();
+    Launch::on(&mount.join("data")).with(&["--config", settings.to_str().unwrap()])
+}
+
+fn copy_held_still(server: &Server, image: &Path, copy: &Path) {
+    server.process.signal(rustix::process::Signal::STOP);
+    let copied = run(Command::new("cp")
+        .args(["--reflink=never", "--sparse=always"])
+        .arg(image)
+        .arg(copy));
+    server.process.signal(rustix::process::Signal::CONT);
+    copied.unwrap();
+}
+
+async fn start_callers(server: &Server, answered: &Answered, first_number: u64) -> JoinSet<()> {
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let client = EventServiceClient::new(server.new_channel().await);
+        let numbers = (caller << 32) + first_number;
+        callers.spawn(call(client, Arc::clone(answered), numbers, 1 + caller * 3));
+    }
+    callers
+}
+
+/// Ingests until the server is gone.
+async fn call(
+    mut client: EventServiceClient<Channel>,
+    answered: Answered,
+    mut next: u64,
+    batch: u64,
+) {
+    loop {
+        let numbers = next..next + batch;
+        next += batch;
+        let request = v1::IngestRequest {
+            org: ORG.to_owned(),
+            inputs: numbers
+                .clone()
+                .map(|number| json(fixtures::mixed_one(number)))
+                .collect(),
+        };
+        let Ok(response) = within(client.ingest(request)).await else {
+            return;
+        };
+        let mut answered = answered.lock().unwrap();
+        for (number, result) in numbers.zip(response.into_inner().results) {
+            assert_eq!(result.status(), v1::IngestStatus::Accepted, "{result:?}");
+            answered.insert(number, result.sequence);
+        }
+    }
+}
+
+async fn end(server: &mut Server, mut callers: JoinSet<()>) {
+    // Let it go on for a moment after a copy, so that more is answered than is in the copy.
+    sleep(Duration::from_millis(20)).await;
+    server.process.kill();
+    while let Some(ended) = within(callers.join_next()).await {
+        ended.unwrap();
+    }
+}
+
+/// Checks a journal: what is certain is there, what is there was sent, and all has one order.
+///
+/// Gives what it holds.
+async fn check(
+    server: &Server,
+    certain: &HashMap<u64, u64>,
+    answered: &HashMap<u64, u64>,
+) -> HashMap<u64, u64> {
+    let events = server.read_all(earliest()).await;
+    let mut journal = HashMap::new();
+    for (event, expected) in events.iter().zip(1..) {
+        assert_eq!(event.sequence, expected, "a hole");
+        let uuid = &event.event.as_ref().unwrap().uuid;
+        let number = fixtures::number(uuid);
+        let given = fixtures::mixed_one(number);
+        assert_eq!(event.raw_json.as_ref(), Some(&given.json), "damaged");
+        assert_eq!(journal.insert(number, event.sequence), None, "kept twice");
+        if let Some(sequence) = answered.get(&number) {
+            assert_eq!(event.sequence, *sequence, "event {number} has moved");
+        }
+    }
+    for (number, sequence) in certain {
+        assert_eq!(
+            journal.get(number),
+            Some(sequence),
+            "event {number} was accepted as {sequence} and is lost; the journal has {}",
+            journal.len()
+        );
+    }
+    journal
+}
