@@ -186,7 +186,7 @@ impl Events {
         Ok(())
     }
 
-    /// SplitMix64.
+    /// The next number of `SplitMix64`.
     fn random(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

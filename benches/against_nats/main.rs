@@ -83,9 +83,7 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let sizes = Sizes::read()?;
-    let nats = std::env::var("NATS_SERVER").context(
-        "NATS_SERVER has to name a nats-server 2.12 or later; `benches/run` fetches one",
-    )?;
+    let nats = nats_server()?;
     let parent = std::env::var("BENCH_DIR").map_or_else(
         |_| PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
         PathBuf::from,
@@ -95,7 +93,21 @@ fn main() -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
-        .block_on(run(&sizes, Path::new(&nats), dir.path()))
+        .block_on(run(&sizes, &nats, dir.path()))
+}
+
+/// The peer's binary: the one that is named, or the one that `benches/run` fetched.
+fn nats_server() -> anyhow::Result<PathBuf> {
+    if let Some(named) = std::env::var_os("NATS_SERVER") {
+        return Ok(named.into());
+    }
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/venv/bin/nats-server");
+    anyhow::ensure!(
+        fetched.exists(),
+        "the peer is missing: run `benches/run`, which fetches it, or name a nats-server 2.14 or \
+         later in NATS_SERVER"
+    );
+    Ok(fetched)
 }
 
 async fn run(sizes: &Sizes, nats: &Path, dir: &Path) -> anyhow::Result<()> {
@@ -192,8 +204,10 @@ async fn ingest_many(sizes: &Sizes, service: &Service, peers: &Peers) -> anyhow:
             "provident",
             "NATS, flush always",
             "NATS, flush always, atomic batches",
+            "NATS, flush always, fast batches",
             "NATS, flush lazy",
             "NATS, flush lazy, atomic batches",
+            "NATS, flush lazy, fast batches",
         ],
     );
     for repeat in 0..sizes.repeats {
@@ -208,8 +222,10 @@ async fn ingest_many(sizes: &Sizes, service: &Service, peers: &Peers) -> anyhow:
                 }
                 1 => (&peers.always, Way::EachMessage),
                 2 => (&peers.always, Way::AtomicBatches),
-                3 => (&peers.lazy, Way::EachMessage),
-                _ => (&peers.lazy, Way::AtomicBatches),
+                3 => (&peers.always, Way::FastBatches),
+                4 => (&peers.lazy, Way::EachMessage),
+                5 => (&peers.lazy, Way::AtomicBatches),
+                _ => (&peers.lazy, Way::FastBatches),
             };
             nats.fresh_stream().await?;
             let until = Instant::now() + sizes.time;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, ensure};
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use async_nats::{Client, ConnectOptions, HeaderMap, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ const SUBJECT: &str = "events";
 const PULL: usize = 1000;
 
 /// How long an answer may take before the run fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The server's name and version.
 pub(crate) fn version(binary: &Path) -> anyhow::Result<String> {
@@ -55,6 +55,8 @@ pub(crate) enum Way {
     EachMessage,
     /// In batches that are kept or refused as a whole.
     AtomicBatches,
+    /// In batches of which each message is kept as it comes, acknowledged together.
+    FastBatches,
 }
 
 /// A running NATS server. Dropping it kills it.
@@ -72,12 +74,14 @@ impl Nats {
             Flush::Always => "sync_interval: always",
             Flush::Lazy => "",
         };
-        let store = dir.join("store");
+        // JSON text is text of the configuration, too.
+        let [ports_dir, store_dir] =
+            [dir, &dir.join("store")].map(|path| Value::from(path.to_string_lossy()));
         std::fs::write(
             dir.join("nats.conf"),
             format!(
-                "host: 127.0.0.1\nport: -1\nports_file_dir: {dir:?}\nserver_name: bench\n\
-                 jetstream {{ store_dir: {store:?}, max_file: 32GB\n{sync_interval}\n}}\n"
+                "host: 127.0.0.1\nport: -1\nports_file_dir: {ports_dir}\nserver_name: bench\n\
+                 jetstream {{ store_dir: {store_dir}, max_file: 32GB\n{sync_interval}\n}}\n"
             ),
         )?;
         let child = Command::new(binary)
@@ -137,7 +141,7 @@ impl Nats {
     }
 
     async fn create_stream(&self) -> anyhow::Result<()> {
-        // As JSON, because the client's type knows atomic batches only with a feature.
+        // As JSON, because the client's type knows batches only with a feature.
         let config = json!({
             "name": STREAM,
             "subjects": [SUBJECT],
@@ -145,6 +149,7 @@ impl Nats {
             "retention": "limits",
             "num_replicas": 1,
             "allow_atomic": true,
+            "allow_batched": true,
         });
         let answer: Value = self.contexts[0]
             .request(format!("STREAM.CREATE.{STREAM}"), &config)
@@ -184,14 +189,15 @@ impl Nats {
         let start = Instant::now();
         let mut callers = JoinSet::new();
         for caller in 0..CALLERS {
-            let mut publisher = self.publisher(caller, records);
+            let mut publisher = self.publisher(caller, records).await?;
             let more = more.clone();
             callers.spawn(async move {
                 let mut done = 0;
                 while more() {
                     match way {
                         Way::EachMessage => publisher.publish_each().await?,
-                        Way::AtomicBatches => publisher.publish_batch().await?,
+                        Way::AtomicBatches => publisher.publish_atomic().await?,
+                        Way::FastBatches => publisher.publish_fast().await?,
                     }
                     done += BATCH as u64;
                 }
@@ -208,13 +214,18 @@ impl Nats {
         })
     }
 
-    fn publisher(&self, caller: usize, records: &Records) -> Publisher {
-        Publisher {
-            client: self.clients[caller % CONNECTIONS].clone(),
+    async fn publisher(&self, caller: usize, records: &Records) -> anyhow::Result<Publisher> {
+        let client = self.clients[caller % CONNECTIONS].clone();
+        let inbox = uuid::Uuid::new_v4().simple().to_string();
+        let answers = client.subscribe(format!("{inbox}.>")).await?;
+        Ok(Publisher {
+            client,
             context: self.contexts[caller % CONNECTIONS].clone(),
+            inbox,
+            answers,
             payloads: Arc::clone(&records.stored),
             next: caller * BATCH,
-        }
+        })
     }
 
     /// Publishes one event at a time, and notes how long each took.
@@ -224,7 +235,7 @@ impl Nats {
         until: Instant,
         latencies: &mut Vec<Duration>,
     ) -> anyhow::Result<()> {
-        let mut publisher = self.publisher(0, records);
+        let mut publisher = self.publisher(0, records).await?;
         while Instant::now() < until {
             let sent = Instant::now();
             let payload = publisher.payload();
@@ -306,6 +317,9 @@ fn check_place(message: &jetstream::Message, expected: u64) -> anyhow::Result<()
 struct Publisher {
     client: Client,
     context: jetstream::Context,
+    /// Where the answers to fast batches go.
+    inbox: String,
+    answers: Subscriber,
     payloads: Arc<[Bytes]>,
     next: usize,
 }
@@ -330,7 +344,7 @@ impl Publisher {
 
     /// The client has no call for it, so this speaks the protocol (NATS ADR-50) itself: headers
     /// on each message, and an answer to the last one.
-    async fn publish_batch(&mut self) -> anyhow::Result<()> {
+    async fn publish_atomic(&mut self) -> anyhow::Result<()> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         for place in 1..=BATCH {
             let mut headers = HeaderMap::new();
@@ -352,5 +366,38 @@ impl Publisher {
             ensure!(answer["count"] == BATCH, "a batch was not taken: {answer}");
         }
         Ok(())
+    }
+
+    /// The same for fast batches (NATS 2.14): the reply subject says what is meant, as
+    /// `inbox.batch.flow.gap.place.operation.$FI`.
+    async fn publish_fast(&mut self) -> anyhow::Result<()> {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        for place in 1..=BATCH {
+            let operation = match place {
+                1 => 0,
+                BATCH => 2,
+                _ => 1,
+            };
+            let inbox = &self.inbox;
+            let reply = format!("{inbox}.{id}.{BATCH}.fail.{place}.{operation}.$FI");
+            let payload = self.payload();
+            self.client
+                .publish_with_reply(SUBJECT, reply, payload)
+                .await?;
+        }
+        loop {
+            let answer = self
+                .answers
+                .next()
+                .await
+                .context("the connection is gone")?;
+            let answer: Value = serde_json::from_slice(&answer.payload)?;
+            ensure!(answer["error"].is_null(), "a batch was not taken: {answer}");
+            // Others only say how fast to go on; the last one names the stream.
+            if answer["stream"].is_string() {
+                ensure!(answer["count"] == BATCH, "a batch was cut: {answer}");
+                return Ok(());
+            }
+        }
     }
 }
