@@ -43,6 +43,18 @@ impl Contest {
         (0..count).map(move |turn| (turn + repeat) % count)
     }
 
+    /// What each reached in the last repeat, in the order of the table to come.
+    pub(crate) fn last(&self) -> String {
+        let values = self
+            .figures
+            .iter()
+            .filter_map(|figure| figure.values.last());
+        values
+            .map(|value| grouped(*value))
+            .collect::<Vec<_>>()
+            .join(" | ")
+    }
+
     pub(crate) fn figure(&mut self, place: usize) -> &mut Figure {
         &mut self.figures[place]
     }

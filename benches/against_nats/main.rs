@@ -231,6 +231,7 @@ async fn ingest_many(sizes: &Sizes, service: &Service, peers: &Peers) -> anyhow:
             let until = Instant::now() + sizes.time;
             turn(figure, nats.pid(), nats.publish(way, &peers.records, until)).await?;
         }
+        println!("  repeat {}: {}", repeat + 1, contest.last());
     }
     for nats in [&peers.always, &peers.lazy] {
         nats.fresh_stream().await?;
@@ -277,6 +278,7 @@ async fn ingest_single(sizes: &Sizes, service: &Service, peers: &Peers) -> anyho
             let pid = [service.pid(), peers.always.pid(), peers.lazy.pid()][place];
             turn(figure, pid, load).await?;
         }
+        println!("  repeat {}: {}", repeat + 1, contest.last());
     }
     println!("{contest}");
     for (name, latencies) in names.iter().zip(&mut latencies) {
@@ -386,6 +388,7 @@ async fn catch_up(sizes: &Sizes, peers: &Peers, dir: &Path) -> anyhow::Result<()
                 _ => turn(figure, theirs, peers.lazy.fetch_all(events)).await?,
             }
         }
+        println!("  repeat {}: {}", repeat + 1, contest.last());
     }
     println!("{contest}");
     Ok(())
