@@ -97,14 +97,14 @@ enum ClientCommand {
 /// Options that have a flag. Their values are texts, so that all that is wrong is told at once.
 #[derive(Debug, Default, clap::Args)]
 #[command(after_help = "\
-Every option can stand in a TOML file (--config) and in the environment: `key` of [section] is the variable
-PROVIDENT_SECTION_KEY. A flag counts over a variable, a variable over the file, the file over the default.
-`provident check-config --explain` lists all options with what they are for.
+Every option can stand in a TOML file (--config) and in the environment: `key` of [section] is the \
+variable PROVIDENT_SECTION_KEY. A flag counts over a variable, a variable over the file, the file \
+over the default. `provident check-config --explain` lists all options with what they are for.
 
 Examples:
   provident serve
   provident serve --config /etc/provident/provident.toml
-  PROVIDENT_GRPC_ADDR=0.0.0.0:50051 PROVIDENT_ALLOW_PLAINTEXT=true provident serve --data-dir /var/lib/provident")]
+  provident serve --grpc-addr 0.0.0.0:50051 --allow-plaintext --data-dir /var/lib/provident")]
 struct ServeArgs {
     /// TOML file with options [env: PROVIDENT_CONFIG]
     #[arg(long, value_name = "FILE")]

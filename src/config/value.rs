@@ -10,8 +10,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use humantime_serde::re::humantime;
-
 /// A value of an option.
 pub(super) trait Value: Sized {
     /// Reads the value, or says in a sentence's end what it has to be ("must be …").

@@ -66,6 +66,9 @@ impl Keep {
 pub enum Rejection {
     #[error(transparent)]
     NotAnEvent(#[from] NotAnEvent),
+    /// The same of a typed input, whose fields are named as the contract has them.
+    #[error("{problem}")]
+    NotAnEventIn { form: Form, problem: NotAnEvent },
     #[error(transparent)]
     Card(#[from] CardError),
     #[error(transparent)]
@@ -77,13 +80,39 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// The field it is about; empty where the whole event is meant.
-    pub fn field(&self) -> &str {
+    /// The field it is about, as a path in the input; empty where the whole event is meant.
+    pub fn field(&self) -> String {
         match self {
-            Self::NotAnEvent(problem) | Self::Card(CardError::Details(problem)) => problem.field(),
-            Self::Card(CardError::Disagrees { field, .. }) | Self::Conflict { field } => field,
-            Self::Org(_) => "org",
-            Self::Unusable { field, .. } => field,
+            Self::NotAnEvent(problem) => problem.field().to_owned(),
+            Self::NotAnEventIn { form, problem } => match problem.field() {
+                "" => form.field().to_owned(),
+                "eventType" => format!("{}.event_type", form.field()),
+                field => format!("{}.{field}", form.field()),
+            },
+            Self::Card(CardError::Details(_)) => format!("{}.event_details", Form::Card.field()),
+            Self::Card(CardError::Disagrees { field, .. }) => {
+                format!("{}.{field}", Form::Card.field())
+            }
+            Self::Org(_) => "org".to_owned(),
+            Self::Unusable { field, .. } => field.clone(),
+            Self::Conflict { field } => (*field).to_owned(),
+        }
+    }
+}
+
+/// A typed form of an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Event,
+    Card,
+}
+
+impl Form {
+    /// The input's field of this form.
+    fn field(self) -> &'static str {
+        match self {
+            Self::Event => "event",
+            Self::Card => "group_push_failed",
         }
     }
 }
@@ -167,16 +196,14 @@ impl Preparation {
 
     /// Classifies the one event of an input.
     pub fn classify(&self, input: Input) -> Result<Classified, Rejection> {
-        let mut read = self.read(input, Purpose::Classify);
-        if read.len() > 1 {
-            return Err(NotAnEvent::NotAnObject {
-                found: "several events",
-            }
-            .into());
-        }
-        let read = read.pop().ok_or(NotAnEvent::NotAnObject {
-            found: "an empty array",
-        })??;
+        let read = match input {
+            // One event, not what holds events.
+            Input::Json(json) => self.read_one(json)?,
+            typed => self
+                .read(typed, Purpose::Classify)
+                .pop()
+                .expect("it holds one event")?,
+        };
         Ok(Classified {
             classification: self.classifier.classify(&read.event),
             event: read.event,
@@ -194,7 +221,7 @@ impl Preparation {
             Input::Event { event, org } => {
                 let json = Bytes::from(log_event::to_json(&event));
                 vec![
-                    self.read_built(json, purpose, RawOrigin::BuiltFromEvent)
+                    self.read_built(Form::Event, json, purpose, RawOrigin::BuiltFromEvent)
                         .map(|read| Read {
                             named_org: org,
                             ..read
@@ -233,6 +260,18 @@ impl Preparation {
             .collect()
     }
 
+    fn read_one(&self, json: Bytes) -> Result<Read, Rejection> {
+        self.check_size(json.len())?;
+        let event = input::read_one(&json, Purpose::Classify)?;
+        Ok(Read {
+            json,
+            event,
+            origin: RawOrigin::Received,
+            delivery: Delivery::default(),
+            named_org: String::new(),
+        })
+    }
+
     fn read_card(&self, card: GroupPushCard, purpose: Purpose) -> Result<Read, Rejection> {
         let card = group_push_failed::into_log_event(card)?;
         let origin = if card.built {
@@ -240,7 +279,7 @@ impl Preparation {
         } else {
             RawOrigin::Received
         };
-        let read = self.read_built(Bytes::from(card.json), purpose, origin)?;
+        let read = self.read_built(Form::Card, Bytes::from(card.json), purpose, origin)?;
         Ok(Read {
             named_org: card.delivery.source.clone(),
             delivery: card.delivery,
@@ -250,13 +289,16 @@ impl Preparation {
 
     fn read_built(
         &self,
+        form: Form,
         json: Bytes,
         purpose: Purpose,
         origin: RawOrigin,
     ) -> Result<Read, Rejection> {
-        self.check_size(json.len())?;
         let text = std::str::from_utf8(&json).expect("it was made from text");
-        let event = log_event::parse(text, purpose)?;
+        let event = self
+            .check_size(json.len())
+            .and_then(|()| log_event::parse(text, purpose))
+            .map_err(|problem| Rejection::NotAnEventIn { form, problem })?;
         Ok(Read {
             json,
             event,

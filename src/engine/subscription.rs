@@ -119,7 +119,7 @@ pub struct EventStream {
     /// `CaughtUp` was sent since the reader last had to go to the journal.
     told_caught_up: bool,
     stop_at: Seq,
-    last_sent: Instant,
+    last_heartbeat: Instant,
     ends: Option<Instant>,
     _place: OwnedSemaphorePermit,
     _counted: telemetry::ReaderGuard,
@@ -146,7 +146,7 @@ impl EventStream {
             phase: Phase::Unconfirmed,
             matches: VecDeque::new(),
             told_caught_up: false,
-            last_sent: now,
+            last_heartbeat: now,
             ends: options.age_max.map(|age| now + age),
             options,
             _place: place,
@@ -163,7 +163,6 @@ impl EventStream {
             return None;
         }
         let delivery = self.step().await;
-        self.last_sent = Instant::now();
         match &delivery {
             Ok(Delivery::Ending { .. }) | Err(_) => self.phase = Phase::Over,
             Ok(Delivery::Batch(events)) => telemetry::streamed(events.len() as u64),
@@ -182,6 +181,9 @@ impl EventStream {
             });
         }
         loop {
+            if self.last_heartbeat.elapsed() >= self.options.heartbeat {
+                return Ok(self.heartbeat());
+            }
             if let Some(batch) = self.take_batch() {
                 return Ok(Delivery::Batch(batch));
             }
@@ -196,18 +198,13 @@ impl EventStream {
                 if let Some(gap) = self.read_chunk().await? {
                     return Ok(gap);
                 }
-                if self.matches.is_empty() && self.last_sent.elapsed() >= self.options.heartbeat {
-                    return Ok(Delivery::Heartbeat { at: self.at, head });
-                }
                 continue;
             }
             if !self.told_caught_up {
                 self.told_caught_up = true;
                 return Ok(Delivery::CaughtUp { at: self.at });
             }
-            if !self.wait().await {
-                return Ok(Delivery::Heartbeat { at: self.at, head });
-            }
+            self.wait().await;
         }
     }
 
@@ -223,19 +220,31 @@ impl EventStream {
         }
     }
 
-    /// Waits for something to do; false when it is time for a heartbeat.
-    async fn wait(&mut self) -> bool {
-        let heartbeat = self.last_sent + self.options.heartbeat;
+    /// How far the reading has come, but never past a match that was not sent.
+    fn heartbeat(&mut self) -> Delivery {
+        self.last_heartbeat = Instant::now();
+        let at = self
+            .matches
+            .front()
+            .map_or(self.at, |unsent| unsent.seq.previous());
+        Delivery::Heartbeat {
+            at,
+            head: *self.head.borrow(),
+        }
+    }
+
+    /// Waits for something to do.
+    async fn wait(&mut self) {
+        let heartbeat = self.last_heartbeat + self.options.heartbeat;
         let wake = self.ends.map_or(heartbeat, |ends| ends.min(heartbeat));
         // Dropping any branch is safe: the watch keeps its value, the token its state.
         tokio::select! {
             changed = self.head.changed() => {
                 // The sender lives in `self.tail`, so it can't have gone.
                 debug_assert!(changed.is_ok());
-                true
             }
-            () = self.drain.cancelled() => true,
-            () = tokio::time::sleep_until(wake) => wake < heartbeat,
+            () = self.drain.cancelled() => {}
+            () = tokio::time::sleep_until(wake) => {}
         }
     }
 

@@ -466,6 +466,42 @@ async fn heartbeats_move_though_nothing_matches() {
     assert_eq!(before.elapsed(), Duration::from_secs(10));
 }
 
+#[tokio::test(start_paused = true)]
+async fn heartbeats_come_while_events_do_and_never_pass_an_unsent_one() {
+    // From the journal, a reader takes more than one batch at once: the rest waits unsent.
+    let running = start(EngineLimits {
+        tail_bytes_max: 0,
+        ..LIMITS
+    })
+    .await;
+    let mut stream = running
+        .engine
+        .subscribe(from_earliest(AtHead::Follow))
+        .await
+        .unwrap();
+    next(&mut stream).await;
+    ingest(&running.engine, &["a"]).await.unwrap();
+    let uuids: Vec<_> = (0..150).map(|event| format!("u{event}")).collect();
+    ingest(
+        &running.engine,
+        &uuids.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
+    .await
+    .unwrap();
+    let mut seen = sequences(&next(&mut stream).await);
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let sent = Seq::new(*seen.last().unwrap());
+    assert_eq!(
+        next(&mut stream).await,
+        Delivery::Heartbeat {
+            at: sent,
+            head: Seq::new(151)
+        }
+    );
+    seen.extend(sequences(&next(&mut stream).await));
+    assert_eq!(seen, (1..=151).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_drain_ends_streams_where_they_are_and_refuses_calls() {
     let running = start(LIMITS).await;

@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::tail::Tail;
-use crate::domain::cursor::Seq;
 use crate::journal::{self, Appended, Batch, DedupeKey, Entry, Fingerprint, Journal, StateChange};
 use crate::telemetry;
 use crate::wire::record::{AppendTime, Draft, StoredEvent};
@@ -61,8 +60,40 @@ pub enum AppendError {
 #[derive(Clone, Debug)]
 pub struct WriterHandle {
     queue: mpsc::Sender<Call>,
-    room: Arc<Semaphore>,
-    queue_bytes_max: usize,
+    room: Room,
+}
+
+/// What may wait, in bytes. Cheap to clone.
+#[derive(Clone, Debug)]
+struct Room {
+    permits: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl Room {
+    fn new(bytes_max: usize) -> Self {
+        let permits = bytes_max.div_ceil(PERMIT_BYTES).min(Semaphore::MAX_PERMITS);
+        Self {
+            permits: Arc::new(Semaphore::new(permits)),
+            bytes_max,
+        }
+    }
+
+    /// Takes room at once or not at all. What is larger than all of it may go alone.
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
+        let permits = bytes.min(self.bytes_max).div_ceil(PERMIT_BYTES);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let taken = Arc::clone(&self.permits).try_acquire_many_owned(permits);
+        self.tell();
+        taken.or(Err(AppendError::Overloaded))
+    }
+
+    /// Tells how much is taken.
+    fn tell(&self) {
+        let all = self.bytes_max.div_ceil(PERMIT_BYTES);
+        let taken = all.saturating_sub(self.permits.available_permits());
+        telemetry::queue_bytes(taken * PERMIT_BYTES);
+    }
 }
 
 #[derive(Debug)]
@@ -81,12 +112,7 @@ impl WriterHandle {
     /// Once queued, events are written even if this future is dropped.
     pub async fn append(&self, events: Vec<Prepared>) -> Result<Vec<Appended>, AppendError> {
         let bytes: usize = events.iter().map(|event| event.draft.record_bytes()).sum();
-        // A call that is larger than the whole queue may go alone.
-        let counted = bytes.min(self.queue_bytes_max);
-        let permits = u32::try_from(counted.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room)
-            .try_acquire_many_owned(permits)
-            .or(Err(AppendError::Overloaded))?;
+        let room = self.room.take(bytes)?;
         let (answer, answered) = oneshot::channel();
         let call = Call {
             events,
@@ -98,13 +124,7 @@ impl WriterHandle {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => AppendError::ShuttingDown,
         })?;
-        telemetry::queue_bytes(self.queued_bytes());
         answered.await.unwrap_or(Err(AppendError::OutcomeUnknown))
-    }
-
-    fn queued_bytes(&self) -> usize {
-        let all = self.queue_bytes_max.div_ceil(PERMIT_BYTES);
-        all.saturating_sub(self.room.available_permits()) * PERMIT_BYTES
     }
 }
 
@@ -115,6 +135,7 @@ pub struct Writer {
     tail: Arc<Tail>,
     clock: Clock,
     queue: mpsc::Receiver<Call>,
+    room: Room,
     batch_bytes_max: usize,
     last_time: AppendTime,
 }
@@ -143,11 +164,10 @@ impl Writer {
             .and_then(|(_, value)| value.as_slice().try_into().ok().map(i64::from_be_bytes))
             .map_or(AppendTime::default(), AppendTime);
         let (sender, queue) = mpsc::channel(QUEUED_CALLS_MAX);
-        let permits = limits.queue_bytes_max.div_ceil(PERMIT_BYTES);
+        let room = Room::new(limits.queue_bytes_max);
         let handle = WriterHandle {
             queue: sender,
-            room: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
-            queue_bytes_max: limits.queue_bytes_max,
+            room: room.clone(),
         };
         let batch_bytes_max = limits.batch_bytes_max;
         Ok((
@@ -156,6 +176,7 @@ impl Writer {
                 tail,
                 clock,
                 queue,
+                room,
                 batch_bytes_max,
                 last_time,
             },
@@ -189,6 +210,7 @@ impl Writer {
                 calls.push(call);
             }
             self.append(calls, bytes).await?;
+            self.room.tell();
         }
     }
 
@@ -255,12 +277,5 @@ impl Writer {
             let _ = answer.send(Ok(appended.by_ref().take(count).collect()));
         }
         Ok(())
-    }
-}
-
-/// Where an entry stands, new or known.
-pub fn place(appended: &Appended) -> Seq {
-    match appended {
-        Appended::New(seq) | Appended::Known { seq, .. } => *seq,
     }
 }

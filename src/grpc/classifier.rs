@@ -80,6 +80,7 @@ impl ClassifierService for Classifiers {
             Some(Subject::EventType(name)) => Description::EventType(
                 catalogue
                     .event_type(&name)
+                    .or_else(|| catalogue.event_type_once_called(&name))
                     .map(|event_type| convert::event_type(catalogue, event_type))
                     .ok_or_else(|| {
                         let nearest = catalogue.nearest_event_types(&name, NEAREST);
@@ -115,13 +116,7 @@ impl ClassifierService for Classifiers {
         let category = match request.category {
             0 => None,
             number => Some(
-                u8::try_from(number)
-                    .ok()
-                    .and_then(Category::from_number)
-                    .ok_or_else(|| {
-                        let problem = format!("{number} is no category that this version knows");
-                        Refusal::field(ErrorReason::FieldInvalid, "category", problem)
-                    })?,
+                convert::value("category", number, Category::from_number).map_err(Refusal::from)?,
             ),
         };
         let application = match request.application.as_str() {

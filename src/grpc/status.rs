@@ -152,17 +152,19 @@ fn code_of(reason: ErrorReason) -> Code {
 /// The reason, message and field of an event that is not taken.
 pub fn rejection(rejection: &Rejection) -> (ErrorReason, String, String) {
     let reason = match rejection {
-        Rejection::NotAnEvent(NotAnEvent::TooLarge { .. }) => ErrorReason::TooLarge,
-        Rejection::NotAnEvent(_) | Rejection::Card(CardError::Details(_)) => {
-            ErrorReason::EventMalformed
-        }
+        Rejection::NotAnEvent(problem)
+        | Rejection::NotAnEventIn { problem, .. }
+        | Rejection::Card(CardError::Details(problem)) => match problem {
+            NotAnEvent::TooLarge { .. } => ErrorReason::TooLarge,
+            _ => ErrorReason::EventMalformed,
+        },
         Rejection::Org(OrgError::Mismatch { .. }) => ErrorReason::OrgMismatch,
         Rejection::Card(CardError::Disagrees { .. })
         | Rejection::Org(_)
         | Rejection::Unusable { .. } => ErrorReason::FieldInvalid,
         Rejection::Conflict { .. } => ErrorReason::EventConflict,
     };
-    (reason, rejection.to_string(), rejection.field().to_owned())
+    (reason, rejection.to_string(), rejection.field())
 }
 
 impl From<&Rejection> for Refusal {

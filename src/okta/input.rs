@@ -33,18 +33,36 @@ pub struct Found<'a> {
     pub event: Result<ProvisioningEvent, NotAnEvent>,
 }
 
+/// Reads an input that is one LogEvent and nothing else.
+pub fn read_one(input: &[u8], purpose: Purpose) -> Result<ProvisioningEvent, NotAnEvent> {
+    let object = RawObject::parse(text_of(input)?)?;
+    if object.event_type().as_deref() == Some(ENVELOPE_TYPE) {
+        return Err(NotAnEvent::NotAnObject {
+            found: "an event hook's envelope",
+        });
+    }
+    object.into_event(purpose)
+}
+
+fn text_of(input: &[u8]) -> Result<&str, NotAnEvent> {
+    match std::str::from_utf8(input) {
+        Ok(text) => Ok(text.trim_ascii()),
+        Err(error) => Err(NotAnEvent::NotUtf8 {
+            offset: error.valid_up_to(),
+        }),
+    }
+}
+
 /// Takes an input apart. An input that is no JSON, or an envelope without events, is one `Found`
 /// that says so; an empty page has none.
 pub fn read(input: &[u8], purpose: Purpose) -> Vec<Found<'_>> {
-    let json = match std::str::from_utf8(input) {
-        Ok(text) => text.trim_ascii(),
-        Err(error) => {
+    let json = match text_of(input) {
+        Ok(json) => json,
+        Err(problem) => {
             return vec![Found {
                 json: "",
                 envelope: None,
-                event: Err(NotAnEvent::NotUtf8 {
-                    offset: error.valid_up_to(),
-                }),
+                event: Err(problem),
             }];
         }
     };
@@ -97,11 +115,11 @@ fn read_object(json: &str, purpose: Purpose) -> Vec<Found<'_>> {
             hint: ", though its `eventType` is an event hook delivery's".to_owned(),
         });
     };
-    let text_of = |value: Option<&RawValue>| value.and_then(text).unwrap_or_default();
+    let member = |value: Option<&RawValue>| value.and_then(text).unwrap_or_default();
     let envelope = Arc::new(Envelope {
-        source: text_of(object.source),
-        event_id: text_of(object.event_id),
-        event_time: text_of(object.event_time),
+        source: member(object.source),
+        event_id: member(object.event_id),
+        event_time: member(object.event_time),
     });
     let items: Vec<&RawValue> = match serde_json::from_str(events.get()) {
         Ok(items) => items,

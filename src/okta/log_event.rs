@@ -23,7 +23,7 @@ pub enum NotAnEvent {
     NotUtf8 { offset: usize },
     #[error("not JSON: {problem}")]
     NotJson { problem: String },
-    #[error("an Okta event is a JSON object, this is {found}")]
+    #[error("an Okta event is one JSON object, this is {found}")]
     NotAnObject { found: &'static str },
     #[error("an Okta event has a text `{field}`, this has none{hint}")]
     Missing { field: &'static str, hint: String },
@@ -374,7 +374,7 @@ mod tests {
     fn what_is_no_okta_event_is_refused_with_its_reason() {
         check_refused("", "not JSON: EOF");
         check_refused("hello", "not JSON: expected value at line 1 column 1");
-        check_refused("[1]", "an Okta event is a JSON object, this is an array");
+        check_refused("[1]", "an Okta event is one JSON object, this is an array");
         check_refused("3", "this is a number");
         check_refused(r#"{"a":}"#, "not JSON: expected value at line 1 column 6");
         check_refused(r#"{"eventType":"a"} x"#, "not JSON: trailing characters");

@@ -352,7 +352,11 @@ pub fn read_filter(field: &str, filter: v1::Filter) -> Result<Filter, FieldError
         )?,
         min_priority: match filter.min_priority {
             0 => None,
-            number => axis(field, "min_priority", &[number], Priority::from_number)?.pop(),
+            number => Some(value(
+                &format!("{field}.min_priority"),
+                number,
+                Priority::from_number,
+            )?),
         },
         security_only: filter.security_only,
         orgs: filter
@@ -372,23 +376,29 @@ fn axis<T>(
     field: &str,
     name: &str,
     numbers: &[i32],
-    from_number: impl Fn(u8) -> Option<T>,
+    from_number: fn(u8) -> Option<T>,
 ) -> Result<Vec<T>, FieldError> {
-    numbers
-        .iter()
-        .enumerate()
-        .map(|(index, number)| {
-            u8::try_from(*number)
-                .ok()
-                .and_then(&from_number)
-                .ok_or_else(|| {
-                    FieldError::new(
-                        format!("{field}.{name}[{index}]"),
-                        format!("{number} is no value that this version knows"),
-                    )
-                })
-        })
+    let entries = numbers.iter().enumerate();
+    entries
+        .map(|(index, number)| value(&format!("{field}.{name}[{index}]"), *number, from_number))
         .collect()
+}
+
+/// Reads a value of an axis by its number in the contract.
+pub fn value<T>(
+    field: &str,
+    number: i32,
+    from_number: fn(u8) -> Option<T>,
+) -> Result<T, FieldError> {
+    u8::try_from(number)
+        .ok()
+        .and_then(from_number)
+        .ok_or_else(|| {
+            FieldError::new(
+                field,
+                format!("{number} is no value that this version knows"),
+            )
+        })
 }
 
 /// The message of a filter, as a reader is shown it.

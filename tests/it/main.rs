@@ -7,6 +7,7 @@
 #![cfg(test)]
 
 mod fixtures;
+mod golden;
 mod harness;
 
 mod bad_input;

@@ -1,6 +1,6 @@
 //! What is known without a server: the catalogue and the rules that are built in, as messages.
 
-use crate::domain::catalogue::{Application, Catalogue, EventType};
+use crate::domain::catalogue::Catalogue;
 use crate::domain::classify::Classifier;
 use crate::domain::event::Delivery;
 use crate::okta::group_push_failed::date_time;
@@ -40,31 +40,34 @@ pub(super) fn classify(found: Found<'_>) -> Result<v1::ClassifyResponse, NotAnEv
 /// All event types, by name.
 pub(super) fn event_types() -> Vec<v1::EventTypeDescription> {
     let known = Catalogue::embedded();
-    known.event_types().iter().map(event_type).collect()
+    let describe = |known_type| convert::event_type(known, known_type);
+    known.event_types().iter().map(describe).collect()
 }
 
 /// All applications, by name.
 pub(super) fn applications() -> Vec<v1::ApplicationDescription> {
     let known = Catalogue::embedded();
-    known.applications().iter().map(application).collect()
+    known
+        .applications()
+        .iter()
+        .map(convert::application)
+        .collect()
 }
 
 /// What a name or an alias of an application stands for.
 pub(super) fn find_application(name: &str) -> Option<v1::ApplicationDescription> {
-    Catalogue::embedded().application(name).map(application)
+    Catalogue::embedded()
+        .application(name)
+        .map(convert::application)
 }
 
 /// What a name, also an older one, of an event type stands for.
 pub(super) fn find_event_type(name: &str) -> Option<v1::EventTypeDescription> {
     let known = Catalogue::embedded();
-    let renamed = |known_type: &&EventType| {
-        let old = known.legacy_event_types(&known_type.name);
-        old.iter().any(|old| old == name)
-    };
     known
         .event_type(name)
-        .or_else(|| known.event_types().iter().find(renamed))
-        .map(event_type)
+        .or_else(|| known.event_type_once_called(name))
+        .map(|known_type| convert::event_type(known, known_type))
 }
 
 /// Names of applications that may have been meant, the likeliest first.
@@ -86,44 +89,4 @@ pub(super) fn nearest(name: &str) -> Vec<String> {
     }
     names.truncate(NEAREST);
     names.into_iter().map(str::to_owned).collect()
-}
-
-fn event_type(known: &EventType) -> v1::EventTypeDescription {
-    let catalogue = Catalogue::embedded();
-    let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
-    v1::EventTypeDescription {
-        event_type: known.name.clone(),
-        description: known.description.clone(),
-        category: known.category.number().into(),
-        operation: known.operation.number().into(),
-        resource: known.resource.number().into(),
-        failure_semantics: known.failure_semantics.number().into(),
-        event_hook_eligible: known.event_hook_eligible,
-        removes_access: known.removes_access,
-        typical_causes: known
-            .typical_causes
-            .iter()
-            .map(|cause| cause.number().into())
-            .collect(),
-        usual_disposition: known.usual_disposition().number().into(),
-        responder: known.usual_responder().number().into(),
-        remediation: known.remediation.clone(),
-        applications: owned(catalogue.applications_emitting(&known.name)),
-        legacy_event_types: catalogue.legacy_event_types(&known.name).to_vec(),
-        oauth_scopes: owned(known.oauth_scopes().to_vec()),
-        documented: known
-            .documented
-            .iter()
-            .map(|place| place.number().into())
-            .collect(),
-    }
-}
-
-fn application(known: &Application) -> v1::ApplicationDescription {
-    v1::ApplicationDescription {
-        name: known.name.clone(),
-        aliases: known.aliases.clone(),
-        event_types: known.event_types.clone(),
-        assumed: known.assumed,
-    }
 }

@@ -296,8 +296,11 @@ impl Backoff {
         // Every `RandomState` has keys of its own, so this is a random number.
         let random = RandomState::new().hash_one(self.attempt);
         let share = f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX);
-        let waited = ceiling.mul_f64(0.5 + share / 2.0);
-        asked.unwrap_or_default() + waited
+        match asked {
+            // The server knows better than a guess that grows.
+            Some(asked) => asked.max(SHORTEST).mul_f64(1.0 + share / 2.0),
+            None => ceiling.mul_f64(0.5 + share / 2.0),
+        }
     }
 }
 
@@ -380,6 +383,7 @@ mod tests {
             assert!(backoff.next(None) <= Duration::from_secs(2));
         }
         assert!(backoff.next(None) >= Duration::from_secs(1));
-        assert!(backoff.next(Some(Duration::from_secs(9))) >= Duration::from_secs(9));
+        let asked = backoff.next(Some(Duration::from_secs(9)));
+        assert!(asked >= Duration::from_secs(9) && asked <= Duration::from_secs(14));
     }
 }

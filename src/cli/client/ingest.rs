@@ -9,12 +9,12 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use humantime_serde::re::humantime;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,9 +46,9 @@ Examples:
   provident ingest --org acme.okta.com page-1.json page-2.json
   curl -s https://acme.okta.com/api/v1/logs -H \"Authorization: SSWS $TOKEN\" | provident ingest -
 
-The format is detected: one event a line (NDJSON), a JSON array (a page of the System Log), a single
-event or an event hook's envelope, compact or not. Sending something again is harmless: a known event is a
-duplicate and kept once. Events that are refused are told with their place in the file.
+The format is detected: one event a line (NDJSON), a JSON array (a page of the System Log), a single \
+event or an event hook's envelope, compact or not. Sending something again is harmless: a known \
+event is a duplicate and kept once. Events that are refused are told with their place in the file.
 
 Exit code: 0 if all were taken, known or filtered; 1 if any was rejected or could not be sent.")]
 pub struct IngestArgs {
@@ -208,6 +208,7 @@ async fn send_all(
         org: args.org.clone(),
         retry_for: args.retry_for,
         bar: tally.bar.clone(),
+        inputs_max: AtomicUsize::new(BATCH_EVENTS_MAX),
     };
     // The reader is one batch ahead; more would only fill memory.
     let (batches, received) = mpsc::channel(1);
@@ -303,15 +304,19 @@ struct Sender {
     org: String,
     retry_for: Duration,
     bar: ProgressBar,
+    /// How many inputs a call may have, as far as the server has shown.
+    inputs_max: AtomicUsize,
 }
 
 impl Sender {
     async fn send(&self, batch: Batch) -> anyhow::Result<(Batch, Vec<v1::IngestResult>)> {
         let mut results = Vec::with_capacity(batch.inputs.len());
-        let mut parts = VecDeque::new();
-        if !batch.inputs.is_empty() {
-            parts.push_back(0..batch.inputs.len());
-        }
+        let all = batch.inputs.len();
+        let inputs_max = self.inputs_max.load(Ordering::Relaxed);
+        let mut parts: VecDeque<_> = (0..all)
+            .step_by(inputs_max)
+            .map(|start| start..all.min(start + inputs_max))
+            .collect();
         while let Some(part) = parts.pop_front() {
             let inputs = &batch.inputs[part.clone()];
             match self.call(inputs).await {
@@ -324,7 +329,9 @@ impl Sender {
                 }
                 // The server's limits are lower than ours, or envelopes hold many events.
                 Err(error) if is_too_large(&error) && part.len() > 1 => {
-                    let middle = part.start + part.len() / 2;
+                    let half = part.len() / 2;
+                    self.inputs_max.fetch_min(half, Ordering::Relaxed);
+                    let middle = part.start + half;
                     parts.push_front(middle..part.end);
                     parts.push_front(part.start..middle);
                 }

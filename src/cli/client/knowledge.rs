@@ -61,8 +61,8 @@ Examples:
   provident classify --output json system-log.ndjson | jq .classification.cause
   pbpaste | provident classify
 
-Takes one event, a JSON array, NDJSON or an event hook's envelope. Nothing is kept or sent anywhere, unless
---server names a server to ask.")]
+Takes one event, a JSON array, NDJSON or an event hook's envelope. Nothing is kept or sent anywhere, \
+unless --server names a server to ask.")]
 pub struct ClassifyArgs {
     /// File with events; - or none is standard input
     #[arg(value_name = "FILE")]

@@ -18,8 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use humantime_serde::re::humantime;
+use anyhow::{Context as _, anyhow, bail};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -94,7 +93,15 @@ fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
         let request = HealthCheckRequest {
             service: args.service.clone(),
         };
-        let answer = client.check(request).await.map_err(CallError::from)?;
+        let answer = client
+            .check(request)
+            .await
+            .map_err(|status| match status.code() {
+                tonic::Code::NotFound => {
+                    anyhow!("{address} has no service called {:?}", args.service)
+                }
+                _ => CallError::from(status).into(),
+            })?;
         Ok::<_, anyhow::Error>(answer.into_inner().status())
     };
     let answer = block_on(async { Ok(tokio::time::timeout(args.timeout, ask).await) })?;

@@ -134,7 +134,7 @@ fn write_event(
     names.extend([&event.org, &event.uuid].map(|text| plain(text)));
     names.push(place.to_owned());
     names.retain(|name| !name.is_empty());
-    page.field("event", &names.join("  "));
+    page.field("event", &names.join(" · "));
     if meaning.unexpected {
         page.field(
             "odd",

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use humantime_serde::re::humantime;
 use tonic::transport::Channel;
 
 use super::axis::axis;
@@ -37,8 +36,8 @@ Examples:
   provident tail --security-only --application Salesforce
   provident tail --event-type 'application.provision.group_push.*' --cause duplicate,target-not-found
 
-Values of one option are alternatives; all options given have to hold. Options that take several may be
-repeated or given a list with commas. When interrupted, it says the cursor to go on from.")]
+Values of one option are alternatives; all options given have to hold. Options that take several may \
+be repeated or given a list with commas. When interrupted, it says the cursor to go on from.")]
 pub struct TailArgs {
     /// Where to begin: earliest, latest, a cursor, a time (RFC 3339) or how long ago (30m, 2h, 7d)
     /// [default: latest; with --stop-at-head: earliest]

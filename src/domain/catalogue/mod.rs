@@ -204,6 +204,13 @@ impl Catalogue {
             .map(|&index| &self.event_types[index])
     }
 
+    /// The type that a name of Okta's old Events API became; looks through all of them.
+    pub fn event_type_once_called(&self, legacy_event_type: &str) -> Option<&EventType> {
+        let once = |names: &Vec<String>| names.iter().any(|name| name == legacy_event_type);
+        let (name, _) = self.legacy.iter().find(|(_, names)| once(names))?;
+        self.event_type(name)
+    }
+
     /// All of them, sorted by name.
     pub fn event_types(&self) -> &[EventType] {
         &self.event_types
@@ -559,6 +566,11 @@ mod tests {
                 .any(|name| name == "app.api.error.rate.limit.exceeded")
         );
         assert!(known().legacy_event_types("no.such.type").is_empty());
+        for name in names {
+            let found = known().event_type_once_called(name).unwrap();
+            assert_eq!(found.name, "application.integration.rate_limit_exceeded");
+        }
+        assert!(known().event_type_once_called("no.such.type").is_none());
     }
 
     #[test]
