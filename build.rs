@@ -74,6 +74,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_server(false)
         .btree_map(".")
+        // An empty input is two bytes on the wire: it must not cost a kilobyte in memory.
+        .boxed(".provident.v1.IngestInput.input.event")
+        .boxed(".provident.v1.IngestInput.input.group_push_failed")
+        .boxed(".provident.v1.ClassifyRequest.input.event")
+        .boxed(".provident.v1.ClassifyRequest.input.group_push_failed")
         .bytes(".provident.v1.IngestInput.json")
         .bytes(".provident.v1.ClassifyRequest.json")
         .compile_fds(descriptors)?;

@@ -59,7 +59,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         message_bytes_max: config.grpc.message_bytes_max.as_usize(),
         streams_per_connection_max: config.grpc.streams_per_connection_max,
     };
-    let (router, health) = grpc::router(
+    let (router, mut health) = grpc::router(
         Arc::clone(&preparation),
         slot.clone(),
         limits,
@@ -82,6 +82,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the journal was open");
             return Ok(());
+        }
+        () = stop.cancelled() => {
+            let failed = tasks.join(ADMIN_GRACE).await;
+            return failed.context("a part of the service failed before the journal was open");
         }
     };
     let (engine, writer) = start_engine(&config, journal, preparation).await?;
@@ -111,6 +115,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     grpc::set_serving(&health, false).await;
     serving.send_replace(false);
+    grpc::end_health_watches(&mut health).await;
     let drained = async {
         engine.drain();
         grpc_stop.cancel();
@@ -145,6 +150,7 @@ fn prepare(config: &Config) -> anyhow::Result<Preparation> {
             config::Keep::All => Keep::All,
         },
         event_bytes_max: config.ingest.event_bytes_max.as_usize(),
+        events_per_call_max: config.ingest.events_per_call_max as usize,
     })
 }
 
@@ -159,7 +165,6 @@ async fn start_engine(
             batch_bytes_max: config.ingest.batch_bytes_max.as_usize(),
         },
         tail_bytes_max: config.subscribe.tail_bytes_max.as_usize(),
-        events_per_call_max: config.ingest.events_per_call_max as usize,
         streams_max: config.subscribe.streams_max as usize,
         stream_age_max: Some(config.subscribe.stream_age_max).filter(|age| !age.is_zero()),
         scan_records_max: config.list.scan_records_max as usize,
@@ -172,13 +177,10 @@ async fn start_engine(
 async fn open_journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {
     let new_id = new_journal_id();
     match &config.journal {
-        JournalConfig::Memory {} => {
-            tracing::warn!("the journal is in memory: every event is lost when the service stops");
-            Ok(Arc::new(MemoryJournal::new(JournalId {
-                id: new_id,
-                epoch: 1,
-            })))
-        }
+        JournalConfig::Memory {} => Ok(Arc::new(MemoryJournal::new(JournalId {
+            id: new_id,
+            epoch: 1,
+        }))),
         JournalConfig::Embedded {
             data_dir,
             generation_bytes_max,

@@ -191,11 +191,14 @@ fn serve(flags: Flags) -> anyhow::Result<()> {
             config::LogFormat::Json => telemetry::LogFormat::Json,
         },
     )?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("can't start the runtime")?
-        .block_on(crate::server::serve(config))
+        .context("can't start the runtime")?;
+    let served = runtime.block_on(crate::server::serve(config));
+    // Whatever still runs was given its time; a flush that hangs must not hold the process.
+    runtime.shutdown_background();
+    served
 }
 
 #[cfg(test)]

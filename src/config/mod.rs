@@ -146,8 +146,9 @@ section! {
     /// The disk under the journal.
     StorageConfig = "storage" {
         /// Bytes that are to stay free on the disk: with less, events are refused until there is
-        /// room again. Default 256MiB. 0 refuses nothing.
-        reserve: ByteSize = ByteSize::mib(256),
+        /// room again. Default 512MiB: moving what was accepted to
+        /// its tables, and merging those, takes about 320 MiB for a while. 0 refuses nothing.
+        reserve: ByteSize = ByteSize::mib(512),
     }
 }
 

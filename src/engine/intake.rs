@@ -13,7 +13,7 @@ use crate::domain::event::{
     Delivery, GroupPushCard, Intake, ProvisioningEvent, RawOrigin, Reception, Timestamp,
 };
 use crate::okta::group_push_failed::{self, CardError};
-use crate::okta::input::{self, Envelope};
+use crate::okta::input::{self, Envelope, TooManyEvents};
 use crate::okta::log_event::{self, NotAnEvent, Purpose};
 use crate::okta::org::{CallOrg, OrgError, Orgs};
 use crate::wire::record::{Content, Draft};
@@ -27,13 +27,27 @@ pub enum Input {
     Event {
         event: Box<ProvisioningEvent>,
         org: String,
+        /// Size of the message that it came as.
+        bytes: usize,
     },
-    Card(Box<GroupPushCard>),
+    Card {
+        card: Box<GroupPushCard>,
+        /// Size of the message that it came as.
+        bytes: usize,
+    },
     /// What was sent can't be an event: a field is missing or out of range.
-    Unusable {
-        field: String,
-        problem: String,
-    },
+    Unusable { field: String, problem: String },
+}
+
+impl Input {
+    /// About how much work reading it is, in bytes of JSON.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Json(json) => json.len(),
+            Self::Event { bytes, .. } | Self::Card { bytes, .. } => *bytes,
+            Self::Unusable { .. } => 0,
+        }
+    }
 }
 
 /// Which events are kept.
@@ -162,20 +176,32 @@ pub struct Preparation {
     pub orgs: Orgs,
     pub keep: Keep,
     pub event_bytes_max: usize,
+    pub events_per_call_max: usize,
 }
 
 impl Preparation {
-    /// Reads, classifies and encodes all events of a call.
+    /// Reads, classifies and encodes all events of a call, if it has not too many.
     pub fn prepare(
         &self,
         call: &CallOrg,
         inputs: Vec<Input>,
         intake: Intake,
         now: Timestamp,
-    ) -> Vec<Taken> {
+    ) -> Result<Vec<Taken>, TooManyEvents> {
+        if inputs.len() > self.events_per_call_max {
+            return Err(TooManyEvents {
+                events: inputs.len(),
+            });
+        }
         let mut taken = Vec::with_capacity(inputs.len());
         for (input_index, input) in inputs.into_iter().enumerate() {
-            for (event_index, read) in self.read(input, Purpose::Keep).into_iter().enumerate() {
+            let before = taken.len();
+            let reads = self
+                .read(input, self.events_per_call_max - before)
+                .map_err(|more| TooManyEvents {
+                    events: before + more.events,
+                })?;
+            for (event_index, read) in reads.into_iter().enumerate() {
                 let (uuid, outcome) = match read {
                     Ok(read) => (
                         read.event.uuid.clone(),
@@ -191,19 +217,12 @@ impl Preparation {
                 });
             }
         }
-        taken
+        Ok(taken)
     }
 
     /// Classifies the one event of an input.
     pub fn classify(&self, input: Input) -> Result<Classified, Rejection> {
-        let read = match input {
-            // One event, not what holds events.
-            Input::Json(json) => self.read_one(json)?,
-            typed => self
-                .read(typed, Purpose::Classify)
-                .pop()
-                .expect("it holds one event")?,
-        };
+        let read = self.read_single(input, Purpose::Classify)?;
         Ok(Classified {
             classification: self.classifier.classify(&read.event),
             event: read.event,
@@ -212,28 +231,44 @@ impl Preparation {
         })
     }
 
-    fn read(&self, input: Input, purpose: Purpose) -> Vec<Result<Read, Rejection>> {
+    /// Reads an input that is one event, and not what holds events.
+    fn read_single(&self, input: Input, purpose: Purpose) -> Result<Read, Rejection> {
         match input {
-            Input::Unusable { field, problem } => {
-                vec![Err(Rejection::Unusable { field, problem })]
-            }
-            Input::Json(json) => self.read_json(&json, purpose),
-            Input::Event { event, org } => {
+            Input::Unusable { field, problem } => Err(Rejection::Unusable { field, problem }),
+            Input::Json(json) => self.read_one(json, purpose),
+            Input::Event { event, org, .. } => {
                 let json = Bytes::from(log_event::to_json(&event));
-                vec![
-                    self.read_built(Form::Event, json, purpose, RawOrigin::BuiltFromEvent)
-                        .map(|read| Read {
-                            named_org: org,
-                            ..read
-                        }),
-                ]
+                let read =
+                    self.read_built(Form::Event, json, purpose, RawOrigin::BuiltFromEvent)?;
+                Ok(Read {
+                    named_org: org,
+                    ..read
+                })
             }
-            Input::Card(card) => vec![self.read_card(*card, purpose)],
+            Input::Card { card, .. } => self.read_card(*card, purpose),
         }
     }
 
-    fn read_json(&self, json: &Bytes, purpose: Purpose) -> Vec<Result<Read, Rejection>> {
-        input::read(json, purpose)
+    /// Reads an input that is to be kept, which may hold many events.
+    fn read(
+        &self,
+        input: Input,
+        events_max: usize,
+    ) -> Result<Vec<Result<Read, Rejection>>, TooManyEvents> {
+        match input {
+            Input::Json(json) => self.read_json(&json, events_max),
+            _ if events_max == 0 => Err(TooManyEvents { events: 1 }),
+            single => Ok(vec![self.read_single(single, Purpose::Keep)]),
+        }
+    }
+
+    fn read_json(
+        &self,
+        json: &Bytes,
+        events_max: usize,
+    ) -> Result<Vec<Result<Read, Rejection>>, TooManyEvents> {
+        let found = input::read(json, Purpose::Keep, events_max)?;
+        let reads = found
             .into_iter()
             .map(|found| {
                 let event = found.event?;
@@ -257,12 +292,13 @@ impl Preparation {
                     },
                 })
             })
-            .collect()
+            .collect();
+        Ok(reads)
     }
 
-    fn read_one(&self, json: Bytes) -> Result<Read, Rejection> {
+    fn read_one(&self, json: Bytes, purpose: Purpose) -> Result<Read, Rejection> {
         self.check_size(json.len())?;
-        let event = input::read_one(&json, Purpose::Classify)?;
+        let event = input::read_one(&json, purpose)?;
         Ok(Read {
             json,
             event,

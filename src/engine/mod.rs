@@ -32,6 +32,7 @@ use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
 use crate::domain::event::{Intake, Timestamp};
 use crate::domain::filter::Filter;
 use crate::journal::{Appended, Bounds, Direction, Journal, ReadError};
+use crate::okta::input::TooManyEvents;
 use crate::okta::org::OrgError;
 use crate::telemetry;
 use crate::wire::record::{AppendTime, RawPart, StoredEvent};
@@ -45,7 +46,6 @@ pub struct EngineLimits {
     pub writer: WriterLimits,
     /// Bytes of recent records that are held for readers.
     pub tail_bytes_max: usize,
-    pub events_per_call_max: usize,
     pub streams_max: usize,
     /// When a stream ends by itself; `None`: never.
     pub stream_age_max: Option<Duration>,
@@ -85,8 +85,11 @@ pub enum IngestError {
     #[error(transparent)]
     Org(#[from] OrgError),
     /// Send fewer at once; nothing was written.
-    #[error("the call has {events} events, at most {events_max} are taken")]
+    #[error("the call has {events} events or more, at most {events_max} are taken")]
     TooMany { events: usize, events_max: usize },
+    /// A bug of ours, met while the events were read; nothing was written.
+    #[error("the events could not be read because of a fault in the service")]
+    Internal,
     #[error(transparent)]
     Append(#[from] AppendError),
 }
@@ -241,13 +244,6 @@ impl Engine {
             return Err(AppendError::ShuttingDown.into());
         }
         let mut taken = self.prepare(org, inputs, intake).await?;
-        let events_max = self.0.limits.events_per_call_max;
-        if taken.len() > events_max {
-            return Err(IngestError::TooMany {
-                events: taken.len(),
-                events_max,
-            });
-        }
         let prepared: Vec<_> = taken
             .iter_mut()
             .filter_map(|taken| taken.outcome.as_mut().ok()?.prepared.take())
@@ -318,15 +314,26 @@ impl Engine {
         let preparation = Arc::clone(&self.0.preparation);
         let call = preparation.orgs.of_call(org)?;
         let now = self.0.clock.now();
-        let bytes: usize = inputs.iter().map(input_bytes).sum();
+        let bytes: usize = inputs.iter().map(Input::bytes).sum();
+        let work = move || {
+            let events_max = preparation.events_per_call_max;
+            preparation
+                .prepare(&call, inputs, intake, now)
+                .map_err(|TooManyEvents { events }| IngestError::TooMany { events, events_max })
+        };
         if bytes < INLINE_BYTES_MAX {
-            return Ok(preparation.prepare(&call, inputs, intake, now));
+            return work();
         }
-        let work = move || preparation.prepare(&call, inputs, intake, now);
-        tokio::task::spawn_blocking(work).await.map_err(|error| {
-            tracing::error!(%error, "reading a call's events panicked");
-            AppendError::ShuttingDown.into()
-        })
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|error| {
+                if error.is_panic() {
+                    tracing::error!(%error, "reading a call's events panicked");
+                    Err(IngestError::Internal)
+                } else {
+                    Err(AppendError::ShuttingDown.into())
+                }
+            })
     }
 
     /// Opens a stream.
@@ -434,15 +441,6 @@ impl Engine {
         query::read_one(journal, seq)
             .await?
             .ok_or(GetError::NotFound)
-    }
-}
-
-fn input_bytes(input: &Input) -> usize {
-    match input {
-        Input::Json(json) => json.len(),
-        // Typed events are written as JSON first; their size is not known, a KiB is usual.
-        Input::Event { .. } | Input::Card(_) => 1024,
-        Input::Unusable { .. } => 0,
     }
 }
 

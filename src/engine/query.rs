@@ -5,14 +5,20 @@
 
 use crate::domain::cursor::Seq;
 use crate::domain::filter::Filter;
-use crate::journal::{Direction, Journal, ReadError, ReadLimit};
-use crate::wire::record::{AppendTime, RawPart, StoredEvent};
+use crate::journal::{Direction, Journal, ReadError, ReadLimit, Record};
+use crate::wire::record::{AppendTime, RawPart, RecordError, StoredEvent};
 
 /// Bytes after which a page ends, as the contract says.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
 
-/// What one read takes from the journal.
-const CHUNK: ReadLimit = ReadLimit {
+/// Bytes of records that one page may hold on to while it is sent, raw JSON that is withheld
+/// included, and bytes that it may read to find them.
+const HELD_BYTES_MAX: usize = 4 * PAGE_BYTES_MAX;
+const SCANNED_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// What one read takes from the journal: a few batches, so that it is worth a hop to another
+/// thread, and a stuck reader holds at most this much.
+pub(super) const CHUNK: ReadLimit = ReadLimit {
     records_max: 1000,
     bytes_max: 1024 * 1024,
 };
@@ -60,9 +66,13 @@ pub async fn read_page(
     options: &PageOptions,
 ) -> Result<Page, ReadError> {
     let mut events: Vec<StoredEvent> = Vec::new();
-    let mut bytes = 0;
-    let mut scanned = 0;
-    'page: while !range.is_empty() && scanned < options.scan_records_max {
+    let (mut bytes, mut held) = (0, 0);
+    let (mut scanned, mut scanned_bytes) = (0, 0);
+    'page: while !range.is_empty()
+        && scanned < options.scan_records_max
+        && scanned_bytes < SCANNED_BYTES_MAX
+    {
+        tokio::task::consume_budget().await;
         let from = match options.direction {
             // What was trimmed meanwhile is not there to be listed.
             Direction::OldestFirst => range.lowest.max(journal.bounds().earliest),
@@ -81,20 +91,20 @@ pub async fn read_page(
                 return Ok(Page { events, rest: None });
             }
             let event = parse(&record)?;
-            if event
-                .passes(&options.filter)
-                .map_err(|cause| corrupt(record.seq, cause))?
-            {
-                let len = event.wire_len(options.raw);
+            if passes(&event, &options.filter)? {
+                let (len, record_bytes) = (event.wire_len(options.raw), event.record_bytes());
                 let full = events.len() == options.events_max
-                    || (!events.is_empty() && bytes + len > PAGE_BYTES_MAX);
+                    || (!events.is_empty()
+                        && (bytes + len > PAGE_BYTES_MAX || held + record_bytes > HELD_BYTES_MAX));
                 if full {
                     break 'page;
                 }
                 bytes += len;
+                held += record_bytes;
                 events.push(event);
             }
             scanned += 1;
+            scanned_bytes += record.bytes.len();
             match options.direction {
                 Direction::OldestFirst => range.lowest = record.seq.next(),
                 Direction::NewestFirst if record.seq == Seq::FIRST => {
@@ -154,11 +164,19 @@ pub async fn last_before(journal: &dyn Journal, time: AppendTime) -> Result<Seq,
     }
 }
 
-fn parse(record: &crate::journal::Record) -> Result<StoredEvent, ReadError> {
+/// Takes a record apart; damage names its place.
+pub(super) fn parse(record: &Record) -> Result<StoredEvent, ReadError> {
     StoredEvent::parse(record.seq, &record.bytes).map_err(|cause| corrupt(record.seq, cause))
 }
 
-fn corrupt(seq: Seq, cause: crate::wire::record::RecordError) -> ReadError {
+/// Whether a filter lets an event pass; damage names its place.
+pub(super) fn passes(event: &StoredEvent, filter: &Filter) -> Result<bool, ReadError> {
+    event
+        .passes(filter)
+        .map_err(|cause| corrupt(event.seq, cause))
+}
+
+fn corrupt(seq: Seq, cause: RecordError) -> ReadError {
     ReadError::Corrupt {
         seq,
         cause: Some(cause.into()),

@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::query::{CHUNK, parse, passes};
 use super::tail::Tail;
 use crate::domain::cursor::Seq;
 use crate::domain::filter::Filter;
@@ -27,11 +28,10 @@ pub const BATCH_EVENTS_MAX: usize = 100;
 /// Bytes of one batch at the most, unless one event is larger, as the contract says.
 pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 
-/// What one read takes from the journal or the ring: a few batches, so that reading is worth a
-/// hop to another thread, and a stuck reader holds at most this much.
-const CHUNK: ReadLimit = ReadLimit {
-    records_max: 1000,
-    bytes_max: 1024 * 1024,
+/// What one look into the ring takes: a batch, since the next look costs nothing.
+const RING_CHUNK: ReadLimit = ReadLimit {
+    records_max: BATCH_EVENTS_MAX,
+    bytes_max: CHUNK.bytes_max,
 };
 
 /// What to do where events were trimmed.
@@ -195,7 +195,7 @@ impl EventStream {
             }
             let head = *self.head.borrow_and_update();
             if self.at < head {
-                if let Some(gap) = self.read_chunk().await? {
+                if let Some(gap) = self.read_chunk(head).await? {
                     return Ok(gap);
                 }
                 continue;
@@ -248,11 +248,13 @@ impl EventStream {
         }
     }
 
-    /// Looks at the next events; gives a `Gap` where some were trimmed.
-    async fn read_chunk(&mut self) -> Result<Option<Delivery>, ReadError> {
-        if let Some(events) = self.tail.after(self.at, BATCH_EVENTS_MAX) {
+    /// Looks at the next events up to `head`; gives a `Gap` where some were trimmed.
+    async fn read_chunk(&mut self, head: Seq) -> Result<Option<Delivery>, ReadError> {
+        // A filter that wants little may look through a whole ring in one go; others run between.
+        tokio::task::consume_budget().await;
+        if let Some(events) = self.tail.after(self.at, RING_CHUNK) {
             for event in events {
-                self.consider(event)?;
+                self.consider(event, head)?;
             }
             return Ok(None);
         }
@@ -273,30 +275,21 @@ impl EventStream {
             }
             Err(error) => return Err(error),
         };
-        for record in records {
-            let event = StoredEvent::parse(record.seq, &record.bytes).map_err(|cause| {
-                ReadError::Corrupt {
-                    seq: record.seq,
-                    cause: Some(cause.into()),
-                }
-            })?;
-            self.consider(event)?;
+        for record in &records {
+            self.consider(parse(record)?, head)?;
         }
         Ok(None)
     }
 
-    fn consider(&mut self, event: StoredEvent) -> Result<(), ReadError> {
-        if self.options.at_head == AtHead::Stop && event.seq > self.stop_at {
+    /// Looks at one event. What is past `head` is durable and not shown to everybody yet: it comes
+    /// with the next look, so that no cursor is given that a call would not know.
+    fn consider(&mut self, event: StoredEvent, head: Seq) -> Result<(), ReadError> {
+        let past_stop = self.options.at_head == AtHead::Stop && event.seq > self.stop_at;
+        if past_stop || event.seq > head {
             return Ok(());
         }
-        let seq = event.seq;
-        let wanted = event
-            .passes(&self.options.filter)
-            .map_err(|cause| ReadError::Corrupt {
-                seq,
-                cause: Some(cause.into()),
-            })?;
-        self.at = seq;
+        let wanted = passes(&event, &self.options.filter)?;
+        self.at = event.seq;
         if wanted {
             self.matches.push_back(event);
         }

@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use tokio::sync::watch;
 
 use crate::domain::cursor::Seq;
+use crate::journal::ReadLimit;
 use crate::wire::record::StoredEvent;
 
 #[derive(Debug)]
@@ -55,38 +56,41 @@ impl Tail {
         let Some(head) = events.last().map(|event| event.seq) else {
             return;
         };
-        {
-            let mut ring = self.lock();
-            for event in events {
-                ring.bytes += event.record_bytes();
-                ring.events.push_back(event);
-            }
-            while ring.bytes > self.bytes_max {
-                let Some(oldest) = ring.events.pop_front() else {
-                    break;
-                };
-                ring.bytes -= oldest.record_bytes();
-                ring.after = oldest.seq;
-            }
+        let mut ring = self.lock();
+        for event in events {
+            ring.bytes += event.record_bytes();
+            ring.events.push_back(event);
         }
+        while ring.bytes > self.bytes_max {
+            let Some(oldest) = ring.events.pop_front() else {
+                break;
+            };
+            ring.bytes -= oldest.record_bytes();
+            ring.after = oldest.seq;
+        }
+        // With the ring still locked: who finds an event there finds it at or below the head.
         self.head.send_replace(head);
     }
 
-    /// Up to `count_max` events after a place; `None` if the ring does not reach back that far.
-    pub fn after(&self, place: Seq, count_max: usize) -> Option<Vec<StoredEvent>> {
+    /// Events after a place, up to a limit; `None` if the ring does not reach back that far.
+    pub fn after(&self, place: Seq, limit: ReadLimit) -> Option<Vec<StoredEvent>> {
         let ring = self.lock();
         if place < ring.after {
             return None;
         }
         let start = ring.events.partition_point(|event| event.seq <= place);
-        Some(
-            ring.events
-                .iter()
-                .skip(start)
-                .take(count_max)
-                .cloned()
-                .collect(),
-        )
+        let mut bytes = 0;
+        let events = ring
+            .events
+            .iter()
+            .skip(start)
+            .take(limit.records_max)
+            .take_while(|event| {
+                let first = bytes == 0;
+                bytes += event.record_bytes();
+                first || bytes <= limit.bytes_max
+            });
+        Some(events.cloned().collect())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {

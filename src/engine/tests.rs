@@ -29,7 +29,6 @@ const LIMITS: EngineLimits = EngineLimits {
         batch_bytes_max: 1 << 20,
     },
     tail_bytes_max: 1 << 20,
-    events_per_call_max: 1000,
     streams_max: 100,
     stream_age_max: None,
     scan_records_max: 1000,
@@ -57,6 +56,7 @@ async fn start_on(memory: Arc<MemoryJournal>, limits: EngineLimits, now: i64) ->
         orgs: Orgs::default(),
         keep: Keep::Provisioning,
         event_bytes_max: 512 * 1024,
+        events_per_call_max: 1000,
     };
     let now = Arc::new(AtomicI64::new(now));
     let time = Arc::clone(&now);

@@ -138,6 +138,8 @@ pub struct Writer {
     room: Room,
     batch_bytes_max: usize,
     last_time: AppendTime,
+    /// The last batch was refused for want of room.
+    full: bool,
 }
 
 /// Bounds of the writer's queue and batches.
@@ -179,6 +181,7 @@ impl Writer {
                 room,
                 batch_bytes_max,
                 last_time,
+                full: false,
             },
             handle,
         ))
@@ -209,12 +212,12 @@ impl Writer {
                 bytes += call.bytes;
                 calls.push(call);
             }
-            self.append(calls, bytes).await?;
+            self.append(calls).await?;
             self.room.tell();
         }
     }
 
-    async fn append(&mut self, calls: Vec<Call>, bytes: usize) -> anyhow::Result<()> {
+    async fn append(&mut self, calls: Vec<Call>) -> anyhow::Result<()> {
         let time = self
             .last_time
             .max(AppendTime::from_timestamp(self.clock.now()));
@@ -240,11 +243,14 @@ impl Writer {
                 free_bytes,
                 reserve_bytes,
             }) => {
-                tracing::error!(
-                    free_bytes,
-                    reserve_bytes,
-                    "too little room on disk, events are refused"
-                );
+                // Once, not for each of the calls that come again.
+                if !std::mem::replace(&mut self.full, true) {
+                    tracing::error!(
+                        free_bytes,
+                        reserve_bytes,
+                        "too little room on disk, events are refused"
+                    );
+                }
                 for (_, answer, _room) in answers {
                     // A caller that has gone needs no answer.
                     let _ = answer.send(Err(AppendError::StorageFull {
@@ -261,16 +267,21 @@ impl Writer {
                 return Err(error.into());
             }
         };
-        telemetry::flushed(started.elapsed(), records.len(), bytes);
+        if std::mem::take(&mut self.full) {
+            tracing::warn!("there is room on disk again, events are taken");
+        }
         self.last_time = time;
-        let new = appended
+        let new: Vec<_> = appended
             .iter()
             .zip(&records)
             .filter_map(|(appended, record)| match appended {
                 Appended::New(seq) => Some(StoredEvent::of_sealed(*seq, record)),
                 Appended::Known { .. } => None,
-            });
-        self.tail.publish(new.collect());
+            })
+            .collect();
+        let bytes = new.iter().map(StoredEvent::record_bytes).sum();
+        telemetry::flushed(started.elapsed(), new.len(), bytes);
+        self.tail.publish(new);
         telemetry::head(self.tail.head().get());
         let mut appended = appended.into_iter();
         for (count, answer, _room) in answers {

@@ -40,8 +40,8 @@ impl ClassifierService for Classifiers {
         let input = match request.into_inner().input {
             None => super::events::empty_input(),
             Some(Given::Json(json)) => Input::Json(json),
-            Some(Given::Event(event)) => super::events::typed_input(event),
-            Some(Given::GroupPushFailed(card)) => super::events::card_input(card),
+            Some(Given::Event(event)) => super::events::typed_input(*event),
+            Some(Given::GroupPushFailed(card)) => super::events::card_input(*card),
         };
         let classified = self
             .preparation

@@ -20,6 +20,7 @@ use crate::engine::query::QueryRange;
 use crate::engine::subscription::{AtHead, Delivery, Ending, EventStream, OnGap};
 use crate::engine::{Engine, Ingested, List, Outcome, Start, Subscribe, Which};
 use crate::journal::Direction;
+use crate::wire::convert::FieldError;
 use crate::wire::record::RawPart;
 use crate::wire::v1::{self, ErrorReason};
 use crate::wire::{convert, page_token};
@@ -365,10 +366,8 @@ fn read_filter(filter: Option<v1::Filter>) -> Result<Filter, Status> {
     let filter = filter.unwrap_or_default();
     if !filter.expression.is_empty() {
         let problem = "expressions are not served by this version, use the other fields";
-        return Err(
-            Refusal::field(ErrorReason::FilterInvalid, "filter.expression", problem)
-                .with_code(Code::Unimplemented),
-        );
+        let error = FieldError::new("filter.expression", problem);
+        return Err(status::bad_filter(error).with_code(Code::Unimplemented));
     }
     Ok(convert::read_filter("filter", filter).map_err(status::bad_filter)?)
 }
@@ -395,8 +394,8 @@ fn input(input: v1::IngestInput) -> Input {
     match input.input {
         None => empty_input(),
         Some(Given::Json(json)) => Input::Json(json),
-        Some(Given::Event(event)) => typed_input(event),
-        Some(Given::GroupPushFailed(card)) => card_input(card),
+        Some(Given::Event(event)) => typed_input(*event),
+        Some(Given::GroupPushFailed(card)) => card_input(*card),
     }
 }
 
@@ -410,11 +409,13 @@ pub fn empty_input() -> Input {
 
 /// An input with a typed event.
 pub fn typed_input(mut event: v1::ProvisioningEvent) -> Input {
+    let bytes = event.encoded_len();
     let org = std::mem::take(&mut event.org);
     match convert::read_event(event) {
         Ok(event) => Input::Event {
             event: Box::new(event),
             org,
+            bytes,
         },
         Err(error) => Input::Unusable {
             field: format!("event.{}", error.field),
@@ -425,5 +426,9 @@ pub fn typed_input(mut event: v1::ProvisioningEvent) -> Input {
 
 /// An input with a Group Push Failed card.
 pub fn card_input(card: v1::GroupPushFailed) -> Input {
-    Input::Card(Box::new(convert::read_card(card)))
+    let bytes = card.encoded_len();
+    Input::Card {
+        card: Box::new(convert::read_card(card)),
+        bytes,
+    }
 }

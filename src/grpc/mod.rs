@@ -126,6 +126,14 @@ pub async fn router(
     Ok((served, reporter))
 }
 
+/// Ends the health service's watches, which would keep their connections open through a stop.
+pub async fn end_health_watches(reporter: &mut HealthReporter) {
+    reporter.clear_service_status("").await;
+    for name in HEALTH_NAMES {
+        reporter.clear_service_status(name).await;
+    }
+}
+
 /// Tells the health service's watchers whether calls are taken.
 pub async fn set_serving(reporter: &HealthReporter, serving: bool) {
     let status = if serving {

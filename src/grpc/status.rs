@@ -124,7 +124,7 @@ fn code_of(reason: ErrorReason) -> Code {
         | ErrorReason::CursorMalformed
         | ErrorReason::PageTokenInvalid
         | ErrorReason::TooLarge
-        // These three stand in results of single events; as a status they would be bad input.
+        // These two stand in results of single events; as a status they would be bad input.
         | ErrorReason::EventConflict
         | ErrorReason::OrgMismatch => Code::InvalidArgument,
         ErrorReason::CursorForeignJournal
@@ -203,6 +203,7 @@ impl From<IngestError> for Refusal {
             IngestError::TooMany { .. } => {
                 Self::field(ErrorReason::TooLarge, "inputs", error.to_string())
             }
+            IngestError::Internal => Self::new(ErrorReason::Internal, error.to_string()),
             IngestError::Append(error) => error.into(),
         }
     }

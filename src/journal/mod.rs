@@ -10,11 +10,12 @@
 //! at a time (the engine's writer); any number may read meanwhile.
 
 pub mod embedded;
-pub mod fault;
 pub mod memory;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+pub mod fault;
 
 use std::fmt;
 

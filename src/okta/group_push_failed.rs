@@ -7,16 +7,8 @@
 use super::log_event::{self, NotAnEvent, Purpose, parse_time};
 use crate::domain::event::{Delivery, Entity, GroupPushCard, ProvisioningEvent, Published};
 
-/// Headers of a delivery that are kept without being asked for; none can hold a secret.
+/// Headers of a delivery that are kept; none can hold a secret.
 const KEPT_HEADERS: [&str; 3] = ["content-type", "user-agent", "date"];
-
-/// Headers that are never kept, whatever a setting says.
-const SECRET_HEADERS: [&str; 4] = [
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "x-okta-verification-challenge",
-];
 
 /// Why a card can't be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -165,7 +157,7 @@ fn kept_headers(headers: Vec<String>) -> Vec<String> {
                 .unwrap_or_default()
                 .trim()
                 .to_ascii_lowercase();
-            KEPT_HEADERS.contains(&name.as_str()) && !SECRET_HEADERS.contains(&name.as_str())
+            KEPT_HEADERS.contains(&name.as_str())
         })
         .collect()
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::json::{each_field, kind_of, text};
+use super::json::{each_field, elements, kind_of, text};
 use super::log_event::{NotAnEvent, Purpose, RawObject, not_json};
 use crate::domain::event::ProvisioningEvent;
 
@@ -53,92 +53,116 @@ fn text_of(input: &[u8]) -> Result<&str, NotAnEvent> {
     }
 }
 
-/// Takes an input apart. An input that is no JSON, or an envelope without events, is one `Found`
-/// that says so; an empty page has none.
-pub fn read(input: &[u8], purpose: Purpose) -> Vec<Found<'_>> {
-    let json = match text_of(input) {
-        Ok(json) => json,
-        Err(problem) => {
-            return vec![Found {
-                json: "",
-                envelope: None,
-                event: Err(problem),
-            }];
-        }
+/// Takes an input apart, if it has at most `events_max` events. An input that is no JSON, or an
+/// envelope without events, is one `Found` that says so; an empty page has none.
+///
+/// # Errors
+/// If there are more. They are counted and not read, so a long input costs no memory.
+pub fn read(
+    input: &[u8],
+    purpose: Purpose,
+    events_max: usize,
+) -> Result<Vec<Found<'_>>, TooManyEvents> {
+    let mut found = Finds {
+        found: Vec::new(),
+        events_max,
     };
-    if json.starts_with('[') {
-        match serde_json::from_str::<Vec<&RawValue>>(json) {
-            Ok(items) => items
-                .into_iter()
-                .flat_map(|item| read_object(item.get(), purpose))
-                .collect(),
-            Err(error) => vec![Found {
-                json,
-                envelope: None,
-                event: Err(not_json(&error)),
-            }],
-        }
-    } else {
-        read_object(json, purpose)
+    match text_of(input) {
+        Err(problem) => found.push("", None, Err(problem))?,
+        Ok(json) if json.starts_with('[') => match elements(json, events_max) {
+            Ok((items, all)) if all > items.len() => return Err(TooManyEvents { events: all }),
+            Ok((items, _)) => {
+                for item in items {
+                    found.read_object(item.get(), purpose)?;
+                }
+            }
+            Err(error) => found.push(json, None, Err(not_json(&error)))?,
+        },
+        Ok(json) => found.read_object(json, purpose)?,
     }
+    Ok(found.found)
 }
 
-fn read_object(json: &str, purpose: Purpose) -> Vec<Found<'_>> {
-    let refused = |problem| {
-        vec![Found {
-            json,
-            envelope: None,
-            event: Err(problem),
-        }]
-    };
-    let object = match RawObject::parse(json) {
-        Ok(object) => object,
-        Err(problem) => return refused(problem),
-    };
-    let event_type = object.event_type();
-    let hooked = object.data.and_then(events_member);
-    // Envelopes without `eventType` occur, so what tells one is that it carries events.
-    let is_envelope = match event_type.as_deref() {
-        Some(name) => name == ENVELOPE_TYPE,
-        None => hooked.is_some(),
-    };
-    if !is_envelope {
-        return vec![Found {
-            json,
-            envelope: None,
-            event: object.into_event(purpose),
-        }];
-    }
-    let Some(events) = hooked else {
-        return refused(NotAnEvent::Missing {
-            field: "data.events",
-            hint: ", though its `eventType` is an event hook delivery's".to_owned(),
-        });
-    };
-    let member = |value: Option<&RawValue>| value.and_then(text).unwrap_or_default();
-    let envelope = Arc::new(Envelope {
-        source: member(object.source),
-        event_id: member(object.event_id),
-        event_time: member(object.event_time),
-    });
-    let items: Vec<&RawValue> = match serde_json::from_str(events.get()) {
-        Ok(items) => items,
-        Err(_not_an_array) => {
-            return refused(NotAnEvent::WrongType {
-                field: "data.events",
-                expected: "an array",
-                found: kind_of(events.get()),
+/// More events than a call may have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there are {events} events or more")]
+pub struct TooManyEvents {
+    /// As far as they were counted.
+    pub events: usize,
+}
+
+/// The events found so far, and how many there may be.
+struct Finds<'a> {
+    found: Vec<Found<'a>>,
+    events_max: usize,
+}
+
+impl<'a> Finds<'a> {
+    fn push(
+        &mut self,
+        json: &'a str,
+        envelope: Option<Arc<Envelope>>,
+        event: Result<ProvisioningEvent, NotAnEvent>,
+    ) -> Result<(), TooManyEvents> {
+        if self.found.len() == self.events_max {
+            return Err(TooManyEvents {
+                events: self.events_max + 1,
             });
         }
-    };
-    items
-        .into_iter()
-        .map(|item| Found {
-            json: item.get(),
-            envelope: Some(Arc::clone(&envelope)),
-            event: RawObject::parse(item.get()).and_then(|object| object.into_event(purpose)),
-        })
-        .collect()
+        self.found.push(Found {
+            json,
+            envelope,
+            event,
+        });
+        Ok(())
+    }
+
+    fn read_object(&mut self, json: &'a str, purpose: Purpose) -> Result<(), TooManyEvents> {
+        let object = match RawObject::parse(json) {
+            Ok(object) => object,
+            Err(problem) => return self.push(json, None, Err(problem)),
+        };
+        let event_type = object.event_type();
+        let hooked = object.data.and_then(events_member);
+        // Envelopes without `eventType` occur, so what tells one is that it carries events.
+        let is_envelope = match event_type.as_deref() {
+            Some(name) => name == ENVELOPE_TYPE,
+            None => hooked.is_some(),
+        };
+        if !is_envelope {
+            return self.push(json, None, object.into_event(purpose));
+        }
+        let Some(events) = hooked else {
+            let problem = NotAnEvent::Missing {
+                field: "data.events",
+                hint: ", though its `eventType` is an event hook delivery's".to_owned(),
+            };
+            return self.push(json, None, Err(problem));
+        };
+        let Ok((items, all)) = elements(events.get(), self.events_max) else {
+            let found = kind_of(events.get());
+            let problem = NotAnEvent::WrongType {
+                field: "data.events",
+                expected: "an array",
+                found,
+            };
+            return self.push(json, None, Err(problem));
+        };
+        if all > items.len() {
+            return Err(TooManyEvents { events: all });
+        }
+        let member = |value: Option<&RawValue>| value.and_then(text).unwrap_or_default();
+        let envelope = Arc::new(Envelope {
+            source: member(object.source),
+            event_id: member(object.event_id),
+            event_time: member(object.event_time),
+        });
+        for item in items {
+            let event = RawObject::parse(item.get()).and_then(|object| object.into_event(purpose));
+            self.push(item.get(), Some(Arc::clone(&envelope)), event)?;
+        }
+        Ok(())
+    }
 }
 
 fn events_member(data: &RawValue) -> Option<&RawValue> {
@@ -157,7 +181,8 @@ mod tests {
     use super::*;
 
     fn check(input: &str, expected: &[Result<&str, &str>]) {
-        let found: Vec<_> = read(input.as_bytes(), Purpose::Keep)
+        let found: Vec<_> = read(input.as_bytes(), Purpose::Keep, 100)
+            .unwrap()
             .into_iter()
             .map(|found| match found.event {
                 Ok(event) => Ok(event.uuid),
@@ -204,7 +229,7 @@ mod tests {
             check(&with(head, &events), &[Ok("u1"), Err("this is null")]);
         }
         let json = with(head, &events);
-        let found = read(json.as_bytes(), Purpose::Keep);
+        let found = read(json.as_bytes(), Purpose::Keep, 100).unwrap();
         assert_eq!(found[0].envelope.as_ref().unwrap().source, source);
         assert_eq!(found[0].json, GOOD);
         check(&with(head, "{}"), &[Err("`data.events`")]);
@@ -220,7 +245,21 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_say_where() {
-        let found = read(b"{\"a\":\"\xff\"}", Purpose::Keep);
+        let found = read(b"{\"a\":\"\xff\"}", Purpose::Keep, 100).unwrap();
         assert_eq!(found[0].event, Err(NotAnEvent::NotUtf8 { offset: 6 }));
+    }
+
+    #[test]
+    fn more_events_than_a_call_may_have_are_counted_and_not_read() {
+        let count = |input: &str| read(input.as_bytes(), Purpose::Keep, 2).map(|found| found.len());
+        let envelope = |events: &str| format!(r#"{{"source":"s","data":{{"events":[{events}]}}}}"#);
+        assert_eq!(count("[0,0]"), Ok(2));
+        assert_eq!(count("[0,0,0,0]"), Err(TooManyEvents { events: 4 }));
+        assert_eq!(count(&envelope("0,0,0")), Err(TooManyEvents { events: 3 }));
+        let two = envelope("0,0");
+        assert_eq!(
+            count(&format!("[{two},{two}]")),
+            Err(TooManyEvents { events: 3 })
+        );
     }
 }

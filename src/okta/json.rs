@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserializer as _;
-use serde::de::{self, Deserialize, MapAccess, Visitor};
+use serde::de::{self, Deserialize, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Calls `field` for each member of a JSON object, in order; other values have no members.
@@ -65,6 +65,45 @@ impl<'de> Deserialize<'de> for Key<'de> {
             }
         }
         deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+/// The first elements of a JSON array, at most `most`, and how many it has in all.
+///
+/// # Errors
+/// If `text` is not a valid JSON array.
+pub fn elements(text: &str, most: usize) -> Result<(Vec<&RawValue>, usize), serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let elements = deserializer.deserialize_seq(Elements { most })?;
+    deserializer.end()?;
+    Ok(elements)
+}
+
+struct Elements {
+    most: usize,
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = (Vec<&'de RawValue>, usize);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+        let mut first = Vec::new();
+        while first.len() < self.most {
+            let Some(element) = array.next_element()? else {
+                let all = first.len();
+                return Ok((first, all));
+            };
+            first.push(element);
+        }
+        let mut all = first.len();
+        while array.next_element::<IgnoredAny>()?.is_some() {
+            all += 1;
+        }
+        Ok((first, all))
     }
 }
 
@@ -159,6 +198,19 @@ mod tests {
             text.starts_with("cut ") && text.contains('\u{fffd}'),
             "{text:?}"
         );
+    }
+
+    #[test]
+    fn of_a_long_array_only_the_first_elements_are_kept() {
+        let (first, all) = elements("[1, [2, 2], {}, 4]", 2).unwrap();
+        assert_eq!(
+            first.iter().map(|value| value.get()).collect::<Vec<_>>(),
+            ["1", "[2, 2]"]
+        );
+        assert_eq!(all, 4);
+        assert_eq!(elements("[]", 2).unwrap().1, 0);
+        assert!(elements("[1, 2, 3", 2).is_err());
+        assert!(elements("{}", 2).is_err());
     }
 
     #[test]

@@ -147,14 +147,14 @@ async fn each_kind_of_failure_is_told_from_the_others() {
 #[tokio::test]
 async fn every_form_is_classified_alike() {
     let server = Server::start().await;
-    let typed = classify(&server, Input::Event(typed_event(1)))
+    let typed = classify(&server, Input::Event(Box::new(typed_event(1))))
         .await
         .unwrap();
     let said = typed.classification.unwrap();
     assert_eq!(said.cause(), Cause::RateLimited);
     assert!(typed.group_push_failed.is_none());
 
-    let card = classify(&server, Input::GroupPushFailed(fixtures::card(2)))
+    let card = classify(&server, Input::GroupPushFailed(Box::new(fixtures::card(2))))
         .await
         .unwrap();
     assert_eq!(card.classification.unwrap().category(), Category::GroupPush);
@@ -208,7 +208,9 @@ async fn what_is_no_event_is_refused() {
         event_type: String::new(),
         ..typed_event(1)
     };
-    let status = classify(&server, Input::Event(untyped)).await.unwrap_err();
+    let status = classify(&server, Input::Event(Box::new(untyped)))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert_eq!(bad_fields(&status), ["event.event_type"]);
 }

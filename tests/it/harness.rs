@@ -441,13 +441,13 @@ pub(crate) fn json(bytes: impl Into<Bytes>) -> v1::IngestInput {
 
 pub(crate) fn typed(event: v1::ProvisioningEvent) -> v1::IngestInput {
     v1::IngestInput {
-        input: Some(v1::ingest_input::Input::Event(event)),
+        input: Some(v1::ingest_input::Input::Event(Box::new(event))),
     }
 }
 
 pub(crate) fn card(card: v1::GroupPushFailed) -> v1::IngestInput {
     v1::IngestInput {
-        input: Some(v1::ingest_input::Input::GroupPushFailed(card)),
+        input: Some(v1::ingest_input::Input::GroupPushFailed(Box::new(card))),
     }
 }
 

@@ -80,7 +80,10 @@ async fn sigterm_ends_the_streams_as_planned_and_then_the_process() {
     }
     assert_eq!(last, Some(ServingStatus::NotServing), "health on drain");
     let status = server.process.ended().await;
-    assert_eq!(status.code(), Some(0), "{}", server.process.log_text());
+    let log = server.process.log_text();
+    assert_eq!(status.code(), Some(0), "{log}");
+    // Not even the watch, which its client never ends, holds the stop up to its deadline.
+    assert!(!log.contains("still running at the deadline"), "{log}");
 }
 
 #[tokio::test]
@@ -234,6 +237,10 @@ async fn metrics_and_probes_answer_on_the_admin_address() {
         .count();
     assert!(named > 3, "{metrics}");
     assert!(metrics.contains("# HELP provident_"), "{metrics}");
+    for probe in ["/livez", "/readyz"] {
+        let answer = get(&server.addresses.admin, probe).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{probe}: {answer}");
+    }
 }
 
 /// A plain HTTP GET: head and body as they came.

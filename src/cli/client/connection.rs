@@ -306,11 +306,14 @@ impl Backoff {
 
 /// Runs a client command to its end.
 pub(super) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("can't start the runtime")?
-        .block_on(work)
+        .context("can't start the runtime")?;
+    let done = runtime.block_on(work);
+    // A read of standard input may never come back.
+    runtime.shutdown_background();
+    done
 }
 
 #[cfg(test)]
