@@ -147,7 +147,8 @@ section! {
     StorageConfig = "storage" {
         /// Bytes that are to stay free on the disk: with less, events are refused until there is
         /// room again. Default 512MiB: moving what was accepted to
-        /// its tables, and merging those, takes about 320 MiB for a while. 0 refuses nothing.
+        /// its tables, and merging those, takes about 320 MiB for a while. Less than 64MiB
+        /// may make the store stop for good when the disk is full.
         reserve: ByteSize = ByteSize::mib(512),
     }
 }
@@ -237,7 +238,13 @@ impl LogLevel {
 
 impl Value for LogLevel {
     fn read(text: &str) -> Result<Self, String> {
-        let valid = !text.trim().is_empty() && tracing_subscriber::EnvFilter::try_new(text).is_ok();
+        // A lone word that is no level would be taken as a module's name, and silence the rest.
+        let level = |word: &str| {
+            let levels = ["off", "error", "warn", "info", "debug", "trace"];
+            word.contains('=') || levels.contains(&word.trim().to_ascii_lowercase().as_str())
+        };
+        let valid =
+            text.split(',').all(level) && tracing_subscriber::EnvFilter::try_new(text).is_ok();
         if valid {
             Ok(Self(text.to_owned()))
         } else {

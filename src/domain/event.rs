@@ -13,6 +13,11 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+impl Timestamp {
+    /// Seconds of the years 1 to 9999, which is what protobuf's timestamps can say.
+    pub const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+}
+
 /// When Okta says it published an event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Published {

@@ -26,7 +26,7 @@ use self::intake::{Input, Kept, Preparation, Rejection, Taken};
 use self::query::{Page, PageOptions, QueryRange};
 use self::subscription::{AtHead, EventStream, OnGap, StreamOptions};
 use self::tail::Tail;
-use self::writer::{AppendError, Writer, WriterHandle, WriterLimits};
+use self::writer::{AppendError, Room, Writer, WriterHandle, WriterLimits};
 use crate::domain::classification::{Cause, Classification};
 use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
 use crate::domain::event::{Intake, Timestamp};
@@ -173,6 +173,8 @@ struct Parts {
     journal: Arc<dyn Journal>,
     tail: Arc<Tail>,
     writer: WriterHandle,
+    /// What calls may bring that is being read or waits for its answer.
+    intake: Room,
     preparation: Arc<Preparation>,
     clock: Clock,
     limits: EngineLimits,
@@ -202,6 +204,7 @@ impl Engine {
             journal,
             tail,
             writer: handle,
+            intake: Room::new(limits.writer.queue_bytes_max),
             preparation,
             clock,
             limits,
@@ -243,7 +246,9 @@ impl Engine {
         if self.0.drain.is_cancelled() {
             return Err(AppendError::ShuttingDown.into());
         }
-        let mut taken = self.prepare(org, inputs, intake).await?;
+        let bytes = inputs.iter().map(Input::bytes).sum();
+        let _room = self.0.intake.take(bytes)?;
+        let mut taken = self.prepare(org, inputs, bytes, intake).await?;
         let prepared: Vec<_> = taken
             .iter_mut()
             .filter_map(|taken| taken.outcome.as_mut().ok()?.prepared.take())
@@ -309,12 +314,12 @@ impl Engine {
         &self,
         org: &str,
         inputs: Vec<Input>,
+        bytes: usize,
         intake: Intake,
     ) -> Result<Vec<Taken>, IngestError> {
         let preparation = Arc::clone(&self.0.preparation);
         let call = preparation.orgs.of_call(org)?;
         let now = self.0.clock.now();
-        let bytes: usize = inputs.iter().map(Input::bytes).sum();
         let work = move || {
             let events_max = preparation.events_per_call_max;
             preparation

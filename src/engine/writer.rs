@@ -65,13 +65,13 @@ pub struct WriterHandle {
 
 /// What may wait, in bytes. Cheap to clone.
 #[derive(Clone, Debug)]
-struct Room {
+pub(super) struct Room {
     permits: Arc<Semaphore>,
     bytes_max: usize,
 }
 
 impl Room {
-    fn new(bytes_max: usize) -> Self {
+    pub(super) fn new(bytes_max: usize) -> Self {
         let permits = bytes_max.div_ceil(PERMIT_BYTES).min(Semaphore::MAX_PERMITS);
         Self {
             permits: Arc::new(Semaphore::new(permits)),
@@ -80,11 +80,10 @@ impl Room {
     }
 
     /// Takes room at once or not at all. What is larger than all of it may go alone.
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
+    pub(super) fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, AppendError> {
         let permits = bytes.min(self.bytes_max).div_ceil(PERMIT_BYTES);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let taken = Arc::clone(&self.permits).try_acquire_many_owned(permits);
-        self.tell();
         taken.or(Err(AppendError::Overloaded))
     }
 
@@ -113,6 +112,7 @@ impl WriterHandle {
     pub async fn append(&self, events: Vec<Prepared>) -> Result<Vec<Appended>, AppendError> {
         let bytes: usize = events.iter().map(|event| event.draft.record_bytes()).sum();
         let room = self.room.take(bytes)?;
+        self.room.tell();
         let (answer, answered) = oneshot::channel();
         let call = Call {
             events,

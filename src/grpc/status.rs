@@ -77,10 +77,12 @@ impl Refusal {
         } = *self.0;
         let name = reason_name(reason);
         telemetry::refused(name);
+        // Messages quote what was sent, and clients take no more than 8 to 16 KiB of trailers.
+        let message = cut(message);
         let mut details = ErrorDetails::new();
         details.set_error_info(name, DOMAIN, metadata);
         if let Some((field, problem)) = field {
-            details.add_bad_request_violation(field, problem);
+            details.add_bad_request_violation(cut(field), cut(problem));
         }
         let mut trailers = MetadataMap::new();
         match reason {
@@ -103,6 +105,18 @@ impl From<Refusal> for Status {
         let code = code_of(refusal.0.reason);
         refusal.with_code(code)
     }
+}
+
+/// Bytes of one text in a status. A message stands there twice, plainly and encoded in the
+/// details, a violation once: with base64 and percent-encoding under 8 KiB.
+const TEXT_BYTES_MAX: usize = 1024;
+
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
 }
 
 /// The reason's name as it stands in `ErrorInfo`.
@@ -363,6 +377,15 @@ mod tests {
             Code::Unavailable,
             "JOURNAL_UNAVAILABLE",
         );
+    }
+
+    #[test]
+    fn what_was_sent_is_not_echoed_without_bound() {
+        let long = "ä".repeat(100_000);
+        let refusal = Refusal::field(ErrorReason::FieldInvalid, &long, long.clone());
+        let status = Status::from(refusal.with("nearest", "a"));
+        assert!(status.message().len() < 1100 && status.details().len() < 4000);
+        assert!(status.get_error_details().error_info().is_some());
     }
 
     #[test]

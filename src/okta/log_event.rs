@@ -247,14 +247,23 @@ fn published(value: &RawValue) -> Published {
     }
 }
 
-/// An RFC 3339 time; `None` without a zone, or for a day that does not exist.
+/// An RFC 3339 time of the years 1 to 9999; `None` without a zone, or for a day or an offset that
+/// does not exist.
 pub fn parse_time(text: &str) -> Option<Timestamp> {
     let time: jiff::Timestamp = text.parse().ok()?;
+    // jiff takes offsets of up to 25 hours.
+    if let Some((_, offset)) = text.rsplit_once(['+', '-'])
+        && offset.get(..2).is_some_and(|hours| hours > "23")
+        && !text.ends_with(['Z', 'z'])
+    {
+        return None;
+    }
     // Before 1970 jiff counts both parts down from zero; ours always counts nanoseconds up.
     let seconds = time.as_nanosecond().div_euclid(1_000_000_000);
     let nanos = time.as_nanosecond().rem_euclid(1_000_000_000);
-    Some(Timestamp {
-        seconds: i64::try_from(seconds).ok()?,
+    let seconds = i64::try_from(seconds).ok()?;
+    Timestamp::SECONDS.contains(&seconds).then_some(Timestamp {
+        seconds,
         nanos: u32::try_from(nanos).ok()?,
     })
 }
@@ -463,6 +472,10 @@ mod tests {
         check("2022-03-22 14:21:53.225", None);
         check("2017-09-31T00:00:00Z", None);
         check("%s", None);
+        check("0000-01-01T00:00:00Z", None);
+        check("2026-01-01T00:00:00+25:00", None);
+        check("2026-01-01T23:59:59-23:59", Some((1_767_398_339, 0)));
+        check("2026-11-30T23:59:59Z", Some((1_796_083_199, 0)));
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
 
 /// Takes a timestamp of years 1 to 9999, which is what the message type allows.
 pub fn read_timestamp(field: &str, time: prost_types::Timestamp) -> Result<Timestamp, FieldError> {
-    let in_range = (-62_135_596_800..=253_402_300_799).contains(&time.seconds);
+    let in_range = Timestamp::SECONDS.contains(&time.seconds);
     match u32::try_from(time.nanos) {
         Ok(nanos) if nanos < 1_000_000_000 && in_range => Ok(Timestamp {
             seconds: time.seconds,
@@ -315,6 +315,7 @@ pub fn read_card(card: v1::GroupPushFailed) -> GroupPushCard {
 /// Reads a filter's structured fields; each bad value is named by its place below `field`. The
 /// expression is not one of them.
 pub fn read_filter(field: &str, filter: v1::Filter) -> Result<Filter, FieldError> {
+    check_size(field, &filter)?;
     let event_types = filter
         .event_types
         .iter()
@@ -370,6 +371,51 @@ pub fn read_filter(field: &str, filter: v1::Filter) -> Result<Filter, FieldError
         user_ids: filter.user_ids,
         transaction_ids: filter.transaction_ids,
     })
+}
+
+/// Every event that comes is held against every value of every reader's filter.
+const FILTER_VALUES_MAX: usize = 1000;
+const FILTER_TEXT_BYTES_MAX: usize = 512;
+
+fn check_size(field: &str, filter: &v1::Filter) -> Result<(), FieldError> {
+    let texts = [
+        ("event_types", &filter.event_types),
+        ("orgs", &filter.orgs),
+        ("application_ids", &filter.application_ids),
+        ("application_names", &filter.application_names),
+        ("group_ids", &filter.group_ids),
+        ("user_ids", &filter.user_ids),
+        ("transaction_ids", &filter.transaction_ids),
+    ];
+    let numbers = [
+        ("verdicts", &filter.verdicts),
+        ("categories", &filter.categories),
+        ("causes", &filter.causes),
+        ("dispositions", &filter.dispositions),
+        ("responders", &filter.responders),
+    ];
+    let counts = texts
+        .map(|(name, values)| (name, values.len()))
+        .into_iter()
+        .chain(numbers.map(|(name, values)| (name, values.len())));
+    for (name, count) in counts {
+        if count > FILTER_VALUES_MAX {
+            let problem = format!("{count} values, at most {FILTER_VALUES_MAX} are taken");
+            return Err(FieldError::new(format!("{field}.{name}"), problem));
+        }
+    }
+    for (name, values) in texts {
+        for (index, text) in values.iter().enumerate() {
+            if text.len() > FILTER_TEXT_BYTES_MAX {
+                let problem = format!(
+                    "{} bytes, at most {FILTER_TEXT_BYTES_MAX} are taken",
+                    text.len()
+                );
+                return Err(FieldError::new(format!("{field}.{name}[{index}]"), problem));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn axis<T>(
@@ -502,6 +548,26 @@ mod tests {
                 ..Default::default()
             },
             "filter.event_types[1]",
+        );
+    }
+
+    #[test]
+    fn a_filter_has_a_size() {
+        let many = v1::Filter {
+            user_ids: vec![String::new(); 1001],
+            ..Default::default()
+        };
+        assert_eq!(
+            read_filter("filter", many).unwrap_err().field,
+            "filter.user_ids"
+        );
+        let long = v1::Filter {
+            event_types: vec!["a".repeat(513)],
+            ..Default::default()
+        };
+        assert_eq!(
+            read_filter("filter", long).unwrap_err().field,
+            "filter.event_types[0]"
         );
     }
 

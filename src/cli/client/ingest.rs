@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::connection::{ANSWER_BYTES_MAX, Backoff, CallError, ClientArgs, block_on};
-use super::output::{OutputFormat, emit, json_line, note, plain};
+use super::output::{OutputClosed, OutputFormat, emit, json_line, note, plain};
 use super::split::{Content, Splitter};
 use crate::cli::UsageError;
 use crate::wire::v1;
@@ -427,7 +427,7 @@ impl Tally {
         let inputs = u32::try_from(batch.inputs.len()).expect("a batch is small");
         self.inputs = self.inputs.saturating_add(inputs);
         self.bar.set_position(batch.read_bytes);
-        self.bar.suspend(|| {
+        let written = self.bar.suspend(|| {
             for line in told {
                 note(&line);
             }
@@ -436,7 +436,13 @@ impl Tally {
             } else {
                 emit(&lines)
             }
-        })
+        });
+        match written {
+            // Nobody reads the results any more, but the events are to be sent all the same.
+            Err(error) if error.is::<OutputClosed>() => self.format = OutputFormat::Text,
+            written => written?,
+        }
+        Ok(())
     }
 
     fn summary(&self, took: Duration) -> String {

@@ -27,7 +27,7 @@ use self::connection::{CallError, ClientArgs, block_on};
 pub use self::ingest::IngestArgs;
 pub use self::knowledge::{ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs};
 pub use self::output::OutputClosed;
-use self::output::{emit, note};
+use self::output::{OutputFormat, emit, note};
 pub use self::tail::TailArgs;
 use super::{ClientCommand, UsageError};
 use crate::config::{Config, Flags};
@@ -111,7 +111,10 @@ fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
             humantime::format_duration(args.timeout)
         ),
         Ok(Err(error)) => Err(error),
-        Ok(Ok(ServingStatus::Serving)) => emit("SERVING\n"),
+        Ok(Ok(ServingStatus::Serving)) => match args.client.output.format()? {
+            OutputFormat::Text => emit("SERVING\n"),
+            OutputFormat::Json => emit("{\"status\":\"SERVING\"}\n"),
+        },
         Ok(Ok(status)) => bail!(
             "{address} says {}: it is starting, stopping or broken",
             status.as_str_name()
