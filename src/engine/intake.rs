@@ -188,11 +188,6 @@ impl Preparation {
         intake: Intake,
         now: Timestamp,
     ) -> Result<Vec<Taken>, TooManyEvents> {
-        if inputs.len() > self.events_per_call_max {
-            return Err(TooManyEvents {
-                events: inputs.len(),
-            });
-        }
         let mut taken = Vec::with_capacity(inputs.len());
         for (input_index, input) in inputs.into_iter().enumerate() {
             let before = taken.len();

@@ -240,12 +240,13 @@ impl Engine {
     pub async fn ingest(
         &self,
         org: &str,
-        inputs: Vec<Input>,
+        inputs: impl IntoIterator<Item = Input, IntoIter: ExactSizeIterator> + Send,
         intake: Intake,
     ) -> Result<Vec<Ingested>, IngestError> {
         if self.0.drain.is_cancelled() {
             return Err(AppendError::ShuttingDown.into());
         }
+        let inputs = self.collect(inputs)?;
         let bytes = inputs.iter().map(Input::bytes).sum();
         let _room = self.0.intake.take(bytes)?;
         let mut taken = self.prepare(org, inputs, bytes, intake).await?;
@@ -308,6 +309,19 @@ impl Engine {
             count(intake, &event.outcome);
         }
         Ok(ingested)
+    }
+
+    /// Takes a call's inputs if they are not too many, before any of them costs anything.
+    fn collect(
+        &self,
+        inputs: impl IntoIterator<Item = Input, IntoIter: ExactSizeIterator>,
+    ) -> Result<Vec<Input>, IngestError> {
+        let inputs = inputs.into_iter();
+        let (events, events_max) = (inputs.len(), self.0.preparation.events_per_call_max);
+        if events > events_max {
+            return Err(IngestError::TooMany { events, events_max });
+        }
+        Ok(inputs.collect())
     }
 
     async fn prepare(

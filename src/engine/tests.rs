@@ -99,10 +99,7 @@ fn json(uuid: &str, event_type: &str, result: &str) -> Input {
 const PUSH: &str = "application.provision.user.push";
 
 async fn ingest(engine: &Engine, uuids: &[&str]) -> Result<Vec<Ingested>, IngestError> {
-    let inputs = uuids
-        .iter()
-        .map(|uuid| json(uuid, PUSH, "FAILURE"))
-        .collect();
+    let inputs = uuids.iter().map(|uuid| json(uuid, PUSH, "FAILURE"));
     engine.ingest("", inputs, Intake::Grpc).await
 }
 
@@ -786,7 +783,7 @@ proptest! {
             for step in steps {
                 match step {
                     Step::Ingest(events) => {
-                        let inputs = events
+                        let inputs: Vec<_> = events
                             .iter()
                             .map(|(uuid, failed)| {
                                 let result = if *failed { "FAILURE" } else { "SUCCESS" };

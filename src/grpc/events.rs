@@ -172,7 +172,7 @@ impl EventService for Events {
         request: Request<v1::IngestRequest>,
     ) -> Result<Response<v1::IngestResponse>, Status> {
         let request = request.into_inner();
-        let inputs = request.inputs.into_iter().map(input).collect();
+        let inputs = request.inputs.into_iter().map(input);
         let engine = self.engine.get()?;
         let ingested = engine
             .ingest(&request.org, inputs, Intake::Grpc)
