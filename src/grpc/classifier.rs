@@ -47,22 +47,14 @@ impl ClassifierService for Classifiers {
             .preparation
             .classify(input)
             .map_err(|rejected| Refusal::from(&rejected))?;
-        let card = classified
-            .classification
-            .group_push_failed
-            .then(|| v1::GroupPushFailed {
-                event_details: String::from_utf8_lossy(&classified.json).into_owned(),
-                ..convert::card(
-                    &classified.event,
-                    group_push_failed::date_time(&classified.event.published),
-                    &classified.delivery,
-                )
-            });
-        Ok(Response::new(v1::ClassifyResponse {
-            event: Some(convert::event(classified.event, None)),
-            classification: Some(convert::classification(classified.classification)),
-            group_push_failed: card,
-        }))
+        let date_time = group_push_failed::date_time(&classified.event.published);
+        Ok(Response::new(convert::classified(
+            classified.event,
+            classified.classification,
+            date_time,
+            &classified.delivery,
+            &String::from_utf8_lossy(&classified.json),
+        )))
     }
 
     async fn describe(

@@ -260,6 +260,25 @@ pub fn raw_origin(origin: RawOrigin) -> v1::RawJsonOrigin {
     }
 }
 
+/// The answer of `Classify`; `date_time` is the card's, `raw_json` is the event's.
+pub fn classified(
+    event: ProvisioningEvent,
+    given: Classification,
+    date_time: String,
+    delivery: &Delivery,
+    raw_json: &str,
+) -> v1::ClassifyResponse {
+    let card = given.group_push_failed.then(|| v1::GroupPushFailed {
+        event_details: raw_json.to_owned(),
+        ..card(&event, date_time, delivery)
+    });
+    v1::ClassifyResponse {
+        event: Some(self::event(event, None)),
+        classification: Some(classification(given)),
+        group_push_failed: card,
+    }
+}
+
 /// The Group Push Failed card of an event, without `event_details`: those are the raw JSON, which
 /// is kept beside.
 pub fn card(

@@ -21,20 +21,15 @@ pub(super) fn classify(found: Found<'_>) -> Result<v1::ClassifyResponse, NotAnEv
     });
     let event = found.event?;
     let classification = Classifier::embedded().classify(&event);
-    let card = classification.group_push_failed.then(|| {
-        let mut card = convert::card(
-            &event,
-            date_time(&event.published),
-            &delivery.unwrap_or_default(),
-        );
-        found.json.clone_into(&mut card.event_details);
-        card
-    });
-    Ok(v1::ClassifyResponse {
-        event: Some(convert::event(event, None)),
-        classification: Some(convert::classification(classification)),
-        group_push_failed: card,
-    })
+    let date_time = date_time(&event.published);
+    let delivery = delivery.unwrap_or_default();
+    Ok(convert::classified(
+        event,
+        classification,
+        date_time,
+        &delivery,
+        found.json,
+    ))
 }
 
 /// All event types, by name.
