@@ -68,7 +68,11 @@ pub(super) fn disposition(
 }
 
 /// The first that fits.
-pub(super) fn priority(answer: &Classification, known: Option<&EventType>) -> Priority {
+pub(super) fn priority(
+    answer: &Classification,
+    known: Option<&EventType>,
+    whole_connector: bool,
+) -> Priority {
     let failed = answer.verdict == Verdict::Failure;
     if answer.security_relevant {
         let may_be_gone = answer.disposition == Disposition::SelfHealing
@@ -82,16 +86,19 @@ pub(super) fn priority(answer: &Classification, known: Option<&EventType>) -> Pr
     let connector_is_down = match answer.cause {
         Some(Cause::CredentialsInvalid) => true,
         // Of a single user or group only that one is denied.
-        Some(Cause::PermissionDenied) => matches!(
-            answer.category,
-            Category::Authentication | Category::Configuration
-        ),
+        Some(Cause::PermissionDenied) => {
+            whole_connector
+                || matches!(
+                    answer.category,
+                    Category::Authentication | Category::Configuration
+                )
+        }
         _ => false,
     };
-    // Okta sends no more changes of members for a failed mapping, removals included.
+    // Okta sends no more changes of members for a mapping that failed for good, removals included.
     // One that was never made, or not renamed, has nothing to send that would be missed.
     let of_mapping = answer.resource == Some(Resource::GroupPushMapping)
-        && known.is_some_and(|known| known.group_push_failure);
+        && known.is_some_and(|known| known.group_push_failure && known.retried != Some(true));
     let mapping_is_dead = failed && of_mapping && answer.disposition == Disposition::ActionRequired;
     if connector_is_down || mapping_is_dead {
         return Priority::High;

@@ -5,6 +5,8 @@
 //! quoted as evidence. The texts it gives are ours and stand in the data files beside this one.
 
 mod assess;
+mod check;
+pub mod phrases;
 pub mod rules;
 mod text;
 mod verdict;
@@ -20,14 +22,23 @@ use crate::domain::classification::{
     Responder, Verdict,
 };
 use crate::domain::classify::assess::{concerns_group_push, disposition, priority};
-use crate::domain::classify::rules::{Place, Rule, RuleFile, RulesError, Searcher, Stage};
+use crate::domain::classify::phrases::{Classes, Phrase, PhraseError, Phrases};
+use crate::domain::classify::rules::{
+    InvalidRules, Owner, Place, Rule, RuleFile, RuleProblem, Stage,
+};
 use crate::domain::classify::text::{Grammar, Reading, cut};
 use crate::domain::classify::verdict::{Hints, judge, name_removes_access};
 use crate::domain::classify::wording::{Subject, Wording};
 use crate::domain::event::{Entity, ProvisioningEvent};
 
-static EMBEDDED: LazyLock<Classifier> =
-    LazyLock::new(|| Classifier::build("").expect("a test reads the built-in rules"));
+static BUILT_IN: LazyLock<RuleFile> = LazyLock::new(|| {
+    RuleFile::parse(include_str!("rules.toml"), Owner::BuiltIn)
+        .expect("a test reads the built-in rules")
+});
+
+static EMBEDDED: LazyLock<Classifier> = LazyLock::new(|| {
+    Classifier::build(&BUILT_IN, None).expect("a test reads the built-in rules")
+});
 
 /// Enough for any sentence that decides; evidence is stored with each event.
 const EVIDENCE_BYTES_MAX: usize = 200;
@@ -65,6 +76,7 @@ pub struct Candidate<'a> {
     responder: Option<Responder>,
     remediation: Option<&'a str>,
     by_catalogue: bool,
+    whole_connector: bool,
 }
 
 /// A cause before it is dressed as a candidate: what decides the order, and where to look.
@@ -115,13 +127,13 @@ impl Field<'_> {
 pub struct Classifier {
     catalogue: &'static Catalogue,
     version: String,
+    words: Classes,
     /// The deployment's come first.
     rules: Vec<Rule>,
     /// How many of them are the deployment's.
     deployment_rules: usize,
     grammar: Grammar,
-    names: Searcher<usize>,
-    codes: Searcher<usize>,
+    names: Phrases<usize>,
     results: HashMap<String, usize>,
     failure_without_outcome: Vec<String>,
     wording: Wording,
@@ -135,9 +147,21 @@ impl Classifier {
 
     /// The rules that are built in, behind those of a deployment's file: theirs win.
     ///
-    /// Only `version` and `rule` of the file count.
-    pub fn with_rules(file: &str) -> Result<Self, RulesError> {
-        Self::build(file)
+    /// # Errors
+    /// If anything is wrong with the file: its form, a rule that never speaks, an example that its
+    /// rule does not match. All of it is told.
+    pub fn with_rules(file: &str) -> Result<Self, InvalidRules> {
+        let theirs = RuleFile::parse(file, Owner::Deployment(&BUILT_IN))?;
+        let unusable = |error: PhraseError| {
+            InvalidRules(vec![RuleProblem {
+                line: 1,
+                rule: String::new(),
+                problem: error.to_string(),
+            }])
+        };
+        let classifier = Self::build(&BUILT_IN, Some(theirs)).map_err(unusable)?;
+        InvalidRules::check(check::problems(&classifier, &classifier.rules[..classifier.deployment_rules]))?;
+        Ok(classifier)
     }
 
     /// The version of the built-in rules, and of the deployment's where there are some.
@@ -145,46 +169,54 @@ impl Classifier {
         &self.version
     }
 
+    /// The classes of words that phrases may name.
+    fn words(&self) -> &Classes {
+        &self.words
+    }
+
     /// All rules, in the order in which they are asked.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
     }
 
-    fn build(deployment: &str) -> Result<Self, RulesError> {
-        let own = RuleFile::parse(include_str!("rules.toml"))?;
+    fn build(own: &RuleFile, deployment: Option<RuleFile>) -> Result<Self, PhraseError> {
         let mut version = own.version.clone();
-        let mut rules = Vec::new();
-        if !deployment.is_empty() {
-            let theirs = RuleFile::parse(deployment)?;
+        let mut words = &own.words;
+        let theirs = deployment.unwrap_or_default();
+        if !theirs.version.is_empty() {
             let _ = write!(version, "+{}", theirs.version);
-            rules = theirs.rule;
+            words = &theirs.words;
         }
-        let deployment_rules = rules.len();
-        rules.extend(own.rule.iter().cloned());
-
-        let reading = |places: &'static [Place]| {
-            rules
-                .iter()
-                .enumerate()
-                .filter(move |(_, rule)| rule.places.iter().any(|place| places.contains(place)))
-                .flat_map(|(index, rule)| {
-                    rule.literals.iter().map(move |word| (word.as_str(), index))
-                })
+        let overridden = |rule: &&Rule| {
+            let names = theirs.rules.iter().flat_map(|theirs| &theirs.overrides);
+            names.into_iter().any(|name| *name == rule.id)
         };
+        let ours = own.rules.iter().filter(|rule| !overridden(rule));
+        let rules: Vec<Rule> = theirs.rules.iter().chain(ours).cloned().collect();
+
+        let mut names = Vec::new();
         let mut results = HashMap::new();
-        for (word, index) in reading(&[Place::Result]) {
-            results.entry(word.to_ascii_uppercase()).or_insert(index);
+        for (index, rule) in rules.iter().enumerate() {
+            let reads = |place| rule.places.contains(&place);
+            for phrase in rule.phrases.iter().map(|phrase| phrase.text.as_str()) {
+                if reads(Place::LegacyEventType) || reads(Place::EventType) {
+                    names.push((Phrase::parse(phrase, words)?, index));
+                }
+                if reads(Place::Result) {
+                    results.entry(phrase.to_ascii_uppercase()).or_insert(index);
+                }
+            }
         }
         Ok(Self {
             catalogue: Catalogue::embedded(),
             version,
-            grammar: Grammar::new(&own, &rules)?,
-            names: Searcher::new(reading(&[Place::LegacyEventType, Place::EventType]))?,
-            codes: Searcher::new(reading(&[Place::Code]))?,
+            words: words.clone(),
+            grammar: Grammar::new(own, words, &rules)?,
+            names: Phrases::new(names)?,
             results,
-            failure_without_outcome: own.failure_without_outcome,
+            failure_without_outcome: own.failure_without_outcome.clone(),
             wording: Wording::embedded(),
-            deployment_rules,
+            deployment_rules: theirs.rules.len(),
             rules,
         })
     }
@@ -206,7 +238,7 @@ impl Classifier {
         // Most events succeed; their texts are not read at all.
         let mut clues: Option<Vec<Clue<'_>>> = None;
         let (verdict, progress) = judge(event, known, || {
-            let clues = clues.insert(self.clues(event, known));
+            let clues = clues.insert(self.clues(event, known, answer.application.as_ref()));
             Hints {
                 failure_without_outcome: self.failure_without_outcome.contains(&event.event_type),
                 cause_named: clues
@@ -222,10 +254,12 @@ impl Classifier {
         let failed = verdict == Verdict::Failure;
         let mut remediation = None;
         let mut by_catalogue = false;
+        let mut whole_connector = false;
 
         match verdict {
             Verdict::Failure | Verdict::Warning => {
-                let clues = clues.unwrap_or_else(|| self.clues(event, known));
+                let clues = clues
+                    .unwrap_or_else(|| self.clues(event, known, answer.application.as_ref()));
                 let decisive = clues
                     .iter()
                     .min_by_key(|clue| (clue.stage, clue.order))
@@ -239,6 +273,7 @@ impl Classifier {
                 if let Some(candidate) = decisive {
                     remediation = candidate.remediation;
                     by_catalogue = candidate.by_catalogue;
+                    whole_connector = candidate.whole_connector;
                     answer.evidence = Some(Evidence {
                         rule: candidate.rule,
                         field: candidate.field,
@@ -250,7 +285,7 @@ impl Classifier {
                     && known
                         .is_some_and(|known| known.failure_semantics == FailureSemantics::Never);
                 answer.group_push_failed = failed && concerns_group_push(event, known);
-                answer.priority = priority(&answer, known);
+                answer.priority = priority(&answer, known, whole_connector);
             }
             Verdict::Undetermined => {
                 (answer.disposition, answer.responder) =
@@ -284,7 +319,8 @@ impl Classifier {
     /// All evidence for a cause, the best first; what `classify` goes by is the first.
     pub fn explain<'a>(&'a self, event: &'a ProvisioningEvent) -> Vec<Candidate<'a>> {
         let known = self.catalogue.event_type(&event.event_type);
-        let mut clues = self.clues(event, known);
+        let application = application(event);
+        let mut clues = self.clues(event, known, application.as_ref());
         clues.sort_by_key(|clue| (clue.stage, clue.order));
         clues
             .iter()
@@ -316,7 +352,7 @@ impl Classifier {
             security_relevant: false,
             summary: String::new(),
             remediation: String::new(),
-            application: object(event, &["AppInstance"], &["appname", "appdisplayname"]),
+            application: application(event),
             user: object(event, &["AppUser", "User"], &["appusername"]),
             group: object(
                 event,
@@ -332,21 +368,23 @@ impl Classifier {
     }
 
     /// Everything that may speak for a cause, in no order.
-    fn clues<'e>(&self, event: &'e ProvisioningEvent, known: Option<&EventType>) -> Vec<Clue<'e>> {
-        let mut clues = Vec::new();
+    fn clues<'e>(
+        &self,
+        event: &'e ProvisioningEvent,
+        known: Option<&EventType>,
+        application: Option<&ObjectRef>,
+    ) -> Vec<Clue<'e>> {
+        let mut clues = Clues {
+            rules: &self.rules,
+            deployment_rules: self.deployment_rules,
+            event_type: &event.event_type,
+            application,
+            all: Vec::new(),
+        };
         self.add_type_clues(event, known, &mut clues);
-        if let Some(&rule) = self
-            .results
-            .get(event.outcome.result.trim().to_ascii_uppercase().as_str())
-        {
-            let stage = self.stage(rule, Place::Result);
-            clues.push(Clue {
-                stage,
-                order: (0, 0, rule),
-                source: Source::Rule(rule),
-                field: Field::Result,
-                text: &event.outcome.result,
-            });
+        let result = event.outcome.result.as_str();
+        if let Some(&rule) = self.results.get(result.trim().to_ascii_uppercase().as_str()) {
+            clues.add_rule(Place::Result, rule, 0, Field::Result, result);
         }
 
         // What stands in a name counts as nothing in any of the texts.
@@ -357,107 +395,55 @@ impl Classifier {
             .filter(|name| !name.is_empty())
             .collect();
         let mut worth = 0;
-        let mut read = |field: Field<'e>, text: &'e str| {
-            self.add_text_clues(
-                &event.event_type,
-                &self.grammar.read(text, &names),
-                field,
-                worth,
-                &mut clues,
-            );
+        let mut read = |place: Place, field: Field<'e>, text: &'e str| {
+            let reading = self.grammar.read(text, &names);
+            clues.add_reading(&self.grammar, &reading, place, field, worth);
             worth = worth.saturating_add(1);
         };
         let reason = event.outcome.reason.as_str();
         if !reason.is_empty() {
-            read(Field::Reason, reason);
+            read(Place::Text, Field::Reason, reason);
         }
         for (key, value) in &event.debug_data {
             if !value.is_empty() && value != reason && is_key(key, TEXT_KEYS) {
-                read(Field::DebugData(key), value);
+                read(Place::Text, Field::DebugData(key), value);
             }
         }
         // Mostly the type's own title. The Group Push Failed card has the error here, and no reason.
-        if reason.is_empty() && !event.display_message.is_empty() {
-            read(Field::DisplayMessage, &event.display_message);
+        if reason.trim().is_empty() && !event.display_message.is_empty() {
+            read(Place::Text, Field::DisplayMessage, &event.display_message);
         }
-
         for (key, value) in &event.debug_data {
             if is_key(key, CODE_KEYS) {
                 let value = cut(value, EVIDENCE_BYTES_MAX);
-                for hit in self
-                    .codes
-                    .hits(value)
-                    .filter(|hit| self.rules[hit.what].speaks_of(&event.event_type))
-                {
-                    let text = &value[hit.start..hit.end];
-                    let stage = self.stage(hit.what, Place::Code);
-                    clues.push(Clue {
-                        stage,
-                        order: (0, 0, hit.what),
-                        source: Source::Rule(hit.what),
-                        field: Field::DebugData(key),
-                        text,
-                    });
-                }
+                read(Place::Code, Field::DebugData(key), value);
             }
         }
-        clues
+        clues.all
     }
 
     fn add_type_clues<'e>(
         &self,
         event: &'e ProvisioningEvent,
         known: Option<&EventType>,
-        clues: &mut Vec<Clue<'e>>,
+        clues: &mut Clues<'_, 'e>,
     ) {
-        // Of a type in the catalogue only the deployment knows better.
-        let mut read =
-            |place: Place, field: Field<'e>, name: &'e str, worth: u8, rules_max: usize| {
-                for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
-                    let rule = &self.rules[hit.what];
-                    let speaks = rule.places.contains(&place)
-                        && rule.with_status.is_empty()
-                        && rule.speaks_of(&event.event_type);
-                    if speaks && hit.what < rules_max {
-                        let stage = self.stage(hit.what, place);
-                        clues.push(Clue {
-                            stage,
-                            order: (0, worth, hit.what),
-                            source: Source::Rule(hit.what),
-                            field,
-                            text: name,
-                        });
-                    }
-                }
-            };
-        let rules_max = if known.is_some() {
-            self.deployment_rules
-        } else {
-            usize::MAX
-        };
-        read(
-            Place::EventType,
-            Field::EventType,
-            &event.event_type,
-            2,
-            rules_max,
-        );
-        // Some types kept their old name.
+        // Of a type in the catalogue only the deployment knows better, and some types kept their
+        // old name.
         let kept = known.is_some_and(|known| known.name == event.legacy_event_type);
-        let rules_max = if kept {
-            self.deployment_rules
-        } else {
-            usize::MAX
-        };
-        read(
-            Place::LegacyEventType,
-            Field::LegacyEventType,
-            &event.legacy_event_type,
-            0,
-            rules_max,
-        );
+        let names = [
+            (Place::LegacyEventType, Field::LegacyEventType, &event.legacy_event_type, 0, kept),
+            (Place::EventType, Field::EventType, &event.event_type, 2, known.is_some()),
+        ];
+        for (place, field, name, worth, is_known) in names {
+            for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
+                if !is_known || hit.what < self.deployment_rules {
+                    clues.add_rule(place, hit.what, worth, field, name);
+                }
+            }
+        }
         if let Some(known) = known.filter(|known| known.cause.is_some()) {
-            clues.push(Clue {
+            clues.all.push(Clue {
                 stage: if known.cause_is_final {
                     Stage::Type
                 } else {
@@ -468,69 +454,6 @@ impl Classifier {
                 field: Field::EventType,
                 text: &event.event_type,
             });
-        }
-    }
-
-    fn add_text_clues<'e>(
-        &self,
-        event_type: &str,
-        reading: &Reading<'e>,
-        field: Field<'e>,
-        worth: u8,
-        clues: &mut Vec<Clue<'e>>,
-    ) {
-        for hit in &reading.statuses {
-            let stage = if self.grammar.status(hit.what).decisive {
-                Stage::Decisive
-            } else {
-                Stage::Vague
-            };
-            let text = &reading.text[hit.start..hit.end];
-            clues.push(Clue {
-                stage,
-                order: (1, worth, hit.start),
-                source: Source::Status(hit.what),
-                field,
-                text,
-            });
-        }
-        for hit in &reading.rules {
-            let rule = &self.rules[hit.what];
-            let answered = reading.remote.is_some_and(|remote| hit.start >= remote);
-            let place = if answered && rule.places.contains(&Place::Remote) {
-                Place::Remote
-            } else {
-                Place::Text
-            };
-            if !rule.speaks_of(event_type) {
-                continue;
-            }
-            let stands_beside = |code: &u16| {
-                reading
-                    .statuses
-                    .iter()
-                    .any(|status| self.grammar.status(status.what).code == *code)
-            };
-            if rule.places.contains(&place)
-                && (rule.with_status.is_empty() || rule.with_status.iter().any(stands_beside))
-            {
-                let text = &reading.text[hit.start..hit.end];
-                clues.push(Clue {
-                    stage: self.stage(hit.what, place),
-                    order: (0, worth, hit.what),
-                    source: Source::Rule(hit.what),
-                    field,
-                    text,
-                });
-            }
-        }
-    }
-
-    fn stage(&self, rule: usize, place: Place) -> Stage {
-        if rule < self.deployment_rules {
-            Stage::Deployment
-        } else {
-            self.rules[rule].stage(place)
         }
     }
 
@@ -545,6 +468,7 @@ impl Classifier {
             responder: None,
             remediation: None,
             by_catalogue: false,
+            whole_connector: false,
         };
         match clue.source {
             Source::Rule(index) => {
@@ -555,6 +479,7 @@ impl Classifier {
                     disposition: rule.disposition,
                     responder: rule.responder,
                     remediation: rule.remediation.as_deref(),
+                    whole_connector: rule.whole_connector,
                     ..bare
                 }
             }
@@ -563,7 +488,6 @@ impl Classifier {
                 Candidate {
                     cause: status.cause,
                     rule: format!("status.{}", status.code),
-                    disposition: status.disposition,
                     responder: status.responder,
                     ..bare
                 }
@@ -582,6 +506,85 @@ impl Classifier {
     }
 }
 
+/// Clues of an event as they are gathered.
+struct Clues<'c, 'e> {
+    rules: &'c [Rule],
+    deployment_rules: usize,
+    event_type: &'e str,
+    application: Option<&'c ObjectRef>,
+    all: Vec<Clue<'e>>,
+}
+
+impl<'e> Clues<'_, 'e> {
+    /// A rule whose words stand in a place, if it reads that place and speaks of such events.
+    fn add_rule(&mut self, place: Place, index: usize, worth: u8, field: Field<'e>, text: &'e str) {
+        let rule = &self.rules[index];
+        // Whatever stands in an error code may stand in an error text as well.
+        let reads = rule.places.contains(&place)
+            || (place == Place::Code && rule.places.contains(&Place::Text));
+        let beside_status = !matches!(place, Place::Text | Place::Code) && !rule.with_status.is_empty();
+        if !reads || beside_status || !rule.speaks_of(self.event_type) || !self.is_of(&rule.applications) {
+            return;
+        }
+        let stage = if index < self.deployment_rules {
+            Stage::Deployment
+        } else {
+            rule.stage(place)
+        };
+        self.all.push(Clue {
+            stage,
+            order: (0, worth, index),
+            source: Source::Rule(index),
+            field,
+            text,
+        });
+    }
+
+    fn is_of(&self, applications: &[String]) -> bool {
+        let is = |wanted: &String| {
+            self.application.is_some_and(|known| {
+                known.name.to_lowercase() == wanted.to_lowercase() || known.id == *wanted
+            })
+        };
+        applications.is_empty() || applications.iter().any(is)
+    }
+
+    fn add_reading(
+        &mut self,
+        grammar: &Grammar,
+        reading: &Reading<'e>,
+        place: Place,
+        field: Field<'e>,
+        worth: u8,
+    ) {
+        for hit in &reading.statuses {
+            let stage = match (place, grammar.status(hit.what).decisive) {
+                (Place::Code, _) => Stage::Code,
+                (_, true) => Stage::Decisive,
+                (_, false) => Stage::Vague,
+            };
+            self.all.push(Clue {
+                stage,
+                order: (1, worth, hit.start),
+                source: Source::Status(hit.what),
+                field,
+                text: &reading.text[hit.start..hit.end],
+            });
+        }
+        for hit in &reading.rules {
+            let with_status = &self.rules[hit.what].with_status;
+            let stands_beside = |code: &u16| {
+                let mut statuses = reading.statuses.iter();
+                statuses.any(|status| grammar.status(status.what).code == *code)
+            };
+            if with_status.is_empty() || with_status.iter().any(stands_beside) {
+                let text = &reading.text[hit.start..hit.end];
+                self.add_rule(place, hit.what, worth, field, text);
+            }
+        }
+    }
+}
+
 /// Whether a key of the debug data is one of `keys`; Okta writes them in snake case, camel case
 /// and lower case.
 fn is_key(key: &str, keys: &[&str]) -> bool {
@@ -592,6 +595,10 @@ fn is_key(key: &str, keys: &[&str]) -> bool {
             .map(|byte| byte.to_ascii_lowercase());
         wanted.bytes().all(|byte| letters.next() == Some(byte)) && letters.next().is_none()
     })
+}
+
+fn application(event: &ProvisioningEvent) -> Option<ObjectRef> {
+    object(event, &["AppInstance"], &["appname", "appdisplayname"])
 }
 
 /// The first target of the kinds, in their order, by id; its name from whichever has one.

@@ -1,19 +1,26 @@
-//! Cause rules: the form of the data files, and the matching of all of them in one pass.
+//! Cause rules: the form of the data files, and their reading, with every mistake and its line.
 //!
-//! A rule names a cause for words that may stand in a certain place of an event. Literals of all
-//! rules are searched at once and without regard to the case of ASCII letters, so a rule more
-//! costs nearly nothing; a literal matches whole words unless a `*` opens that side. What the
-//! words mean beyond that (status or name, Okta's words or the app's) is `text`'s business.
+//! A rule names a cause for phrases that may stand in a certain place of an event. Most of what a
+//! rule says is optional; where it says nothing, the cause and the event type decide. A
+//! deployment's file has `version`, `[words]` and `[[rule]]` alone: statuses and the grammar of
+//! Okta's texts are ours.
 
-use aho_corasick::{AhoCorasick, MatchKind};
-use regex::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use std::collections::HashSet;
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue, ValueDeserializer};
 
 use crate::domain::classification::{Cause, Disposition, Responder};
+use crate::domain::classify::phrases::{Classes, Phrase, is_empty};
 
-/// An error text is a few hundred bytes long; a regex that needs more than this to compile is a
-/// mistake in a rules file.
-const REGEX_BYTES_MAX: usize = 1 << 20;
+/// A rules file is written by people; one that is longer is something else.
+pub const FILE_BYTES_MAX: usize = 1 << 20;
+
+/// Words of all classes together. Classes may contain classes, so a short file could have very many.
+const CLASS_WORDS_MAX: usize = 50_000;
 
 /// How much a piece of evidence is worth: the first stage that has any decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -29,60 +36,82 @@ pub enum Stage {
     Wording,
     /// A status that may mean many things: 400, 403, 422, 500.
     Vague,
+    /// Wording that says little, where nothing says more.
+    LooseWording,
     /// An error code in the debug data.
     Code,
     /// What is usual for the type.
     Usual,
 }
 
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Deployment => "the deployment's own rule",
+            Self::Type => "the event type or its old name",
+            Self::Decisive => "a decisive status",
+            Self::Wording => "known wording",
+            Self::Vague => "a vague status",
+            Self::LooseWording => "loose wording",
+            Self::Code => "an error code",
+            Self::Usual => "what is usual for the type",
+        })
+    }
+}
+
 /// The part of an event that a rule reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
-    /// Error texts as a whole.
+    /// Error texts, and what stands in the debug data as an error code.
     Text,
-    /// Only what the app answered: behind "Errors reported by remote server:".
-    Remote,
-    /// Error codes in the debug data.
+    /// Error codes in the debug data alone.
     Code,
     LegacyEventType,
-    /// Only types that the catalogue doesn't have; of the others it says itself what they mean.
+    /// Only types that the catalogue doesn't have; of the others it says itself what they mean. A
+    /// deployment's rules read all.
     EventType,
-    /// `outcome.result`.
+    /// `outcome.result`, as a whole.
     Result,
 }
 
-/// One rule, as it stands in a file.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A text of a file, and the line it stands in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub line: usize,
+    pub text: String,
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
 pub struct Rule {
     pub id: String,
-    #[serde(rename = "where")]
+    /// Where it begins in its file.
+    pub line: usize,
     pub places: Vec<Place>,
     /// Where the place's usual stage does not fit.
     pub stage: Option<Stage>,
-    #[serde(default)]
-    pub literals: Vec<String>,
-    #[serde(default)]
-    pub regexes: Vec<String>,
+    pub phrases: Vec<Located>,
     /// The rule speaks only beside one of these statuses.
-    #[serde(default)]
     pub with_status: Vec<u16>,
     /// The rule speaks only of these event types; a `*` at the end opens the name.
-    #[serde(default)]
     pub event_types: Vec<String>,
+    /// The rule speaks only of these applications, by name or id, without regard to case.
+    pub applications: Vec<String>,
     pub cause: Cause,
     /// What the rule knows better than the cause.
     pub disposition: Option<Disposition>,
     pub responder: Option<Responder>,
     pub remediation: Option<String>,
+    /// Nothing of the application works while this lasts.
+    pub whole_connector: bool,
+    /// Built-in rules that this one stands in for.
+    pub overrides: Vec<String>,
     /// Where the wording is known from.
     pub source: String,
-    /// Examples that it must match, and such that it must not: a test runs both.
-    #[serde(default)]
-    pub matches: Vec<String>,
-    #[serde(default)]
-    pub misses: Vec<String>,
+    /// Examples that it must match, and such that it must not.
+    pub matches: Vec<Located>,
+    pub misses: Vec<Located>,
 }
 
 impl Rule {
@@ -97,12 +126,13 @@ impl Rule {
 
     /// Where its word counts when read in that place.
     pub fn stage(&self, place: Place) -> Stage {
-        self.stage.unwrap_or(match place {
-            Place::Text | Place::Remote => Stage::Wording,
-            Place::Code => Stage::Code,
-            Place::LegacyEventType | Place::EventType => Stage::Type,
-            Place::Result => Stage::Decisive,
-        })
+        match (self.stage, place) {
+            (_, Place::Code) => self.stage.unwrap_or(Stage::Code).max(Stage::Code),
+            (Some(stage), _) => stage,
+            (None, Place::Text) => Stage::Wording,
+            (None, Place::LegacyEventType | Place::EventType) => Stage::Type,
+            (None, Place::Result) => Stage::Decisive,
+        }
     }
 }
 
@@ -117,7 +147,6 @@ pub struct StatusRule {
     /// It means one thing only, whatever the text says beside it.
     #[serde(default)]
     pub decisive: bool,
-    pub disposition: Option<Disposition>,
     pub responder: Option<Responder>,
 }
 
@@ -131,199 +160,429 @@ pub struct NameLead {
 }
 
 /// A rules file.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default)]
 pub struct RuleFile {
     pub version: String,
+    /// Words that mean the same, by a name that phrases call them by.
+    pub words: Classes,
+    pub rules: Vec<Rule>,
     /// Types that mean failure when Okta sends no outcome.
-    #[serde(default)]
     pub failure_without_outcome: Vec<String>,
     /// Words behind which the app's own answer follows.
-    #[serde(default)]
     pub remote_markers: Vec<String>,
-    #[serde(default)]
     pub name_leads: Vec<NameLead>,
-    #[serde(default)]
     pub status: Vec<StatusRule>,
-    #[serde(default)]
-    pub rule: Vec<Rule>,
 }
 
-/// Why a rules file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RulesError {
-    #[error("the rules are no valid TOML of their form")]
-    Syntax(#[from] toml::de::Error),
-    /// The file reads well, but the rule of that name makes no sense.
-    #[error("rule {rule}: {problem}")]
-    Rule { rule: String, problem: String },
-    #[error("the rules together are too large to match")]
-    TooLarge(#[source] aho_corasick::BuildError),
+/// One mistake in a rules file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleProblem {
+    pub line: usize,
+    /// The rule's id; empty where it is about none.
+    pub rule: String,
+    pub problem: String,
+}
+
+impl fmt::Display for RuleProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        if !self.rule.is_empty() {
+            write!(f, "rule {}: ", self.rule)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+/// All that is wrong with a rules file, by line; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", list(.0))]
+pub struct InvalidRules(pub Vec<RuleProblem>);
+
+fn list(problems: &[RuleProblem]) -> String {
+    let lines: Vec<_> = problems.iter().map(RuleProblem::to_string).collect();
+    lines.join("\n")
+}
+
+impl InvalidRules {
+    pub(super) fn check(mut problems: Vec<RuleProblem>) -> Result<(), Self> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        problems.sort_by_key(|problem| problem.line);
+        problems.dedup();
+        Err(Self(problems))
+    }
+}
+
+/// Whose file is read.
+#[derive(Clone, Copy, Debug)]
+pub enum Owner<'a> {
+    BuiltIn,
+    /// It may use the built-in classes of words, and stands beside the built-in rules.
+    Deployment(&'a RuleFile),
 }
 
 impl RuleFile {
     /// Reads a rules file and checks each rule by itself.
-    pub fn parse(text: &str) -> Result<Self, RulesError> {
-        let file: Self = toml::from_str(text)?;
-        let mut ids = std::collections::HashSet::new();
-        for rule in &file.rule {
-            let refuse = |problem: &str| RulesError::Rule {
-                rule: rule.id.clone(),
-                problem: problem.to_owned(),
-            };
-            if !ids.insert(rule.id.as_str()) {
-                return Err(refuse("stands there twice"));
-            }
-            if rule.places.is_empty() {
-                return Err(refuse("reads no part of the event"));
-            }
-            if rule.literals.is_empty() && rule.regexes.is_empty() {
-                return Err(refuse("has no words to look for"));
-            }
-            if rule
-                .literals
-                .iter()
-                .any(|literal| literal.trim_matches('*').is_empty())
-            {
-                return Err(refuse("has an empty literal, which would match everything"));
-            }
-            for regex in &rule.regexes {
-                if compile(regex)?.is_match("") {
-                    return Err(refuse("has a regex that matches everything"));
-                }
-            }
-        }
+    pub fn parse(text: &str, owner: Owner<'_>) -> Result<Self, InvalidRules> {
+        let mut reader = Reader {
+            text,
+            owner,
+            problems: Vec::new(),
+        };
+        let file = reader.file();
+        InvalidRules::check(reader.problems)?;
         Ok(file)
     }
 }
 
-fn compile(regex: &str) -> Result<Regex, RulesError> {
-    RegexBuilder::new(regex)
-        .case_insensitive(true)
-        .size_limit(REGEX_BYTES_MAX)
-        .build()
-        .map_err(|error| RulesError::Rule {
-            rule: regex.to_owned(),
-            problem: error.to_string(),
-        })
+struct Reader<'a> {
+    text: &'a str,
+    owner: Owner<'a>,
+    problems: Vec<RuleProblem>,
 }
 
-/// Where words were found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit<T> {
-    pub what: T,
-    pub start: usize,
-    pub end: usize,
-}
+type Entry<'i> = (Spanned<DeString<'i>>, Spanned<DeValue<'i>>);
 
-/// Searches a text for many literals at once.
-#[derive(Debug)]
-pub struct Searcher<T> {
-    automaton: AhoCorasick,
-    literals: Vec<Literal<T>>,
-}
-
-#[derive(Debug)]
-struct Literal<T> {
-    what: T,
-    open_left: bool,
-    open_right: bool,
-}
-
-impl<T: Copy> Searcher<T> {
-    /// Takes each literal with what it stands for.
-    pub fn new<'a>(words: impl IntoIterator<Item = (&'a str, T)>) -> Result<Self, RulesError> {
-        let mut patterns = Vec::new();
-        let mut literals = Vec::new();
-        for (word, what) in words {
-            let (open_left, open_right) = (word.starts_with('*'), word.ends_with('*'));
-            patterns.push(word.trim_matches('*'));
-            literals.push(Literal {
-                what,
-                open_left,
-                open_right,
-            });
-        }
-        let automaton = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .match_kind(MatchKind::Standard)
-            .build(patterns)
-            .map_err(RulesError::TooLarge)?;
-        Ok(Self {
-            automaton,
-            literals,
-        })
+impl Reader<'_> {
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text[..offset.min(self.text.len())]
+            .matches('\n')
+            .count()
     }
 
-    /// All places where a literal stands as whole words, by their ends.
-    pub fn hits(&self, text: &str) -> impl Iterator<Item = Hit<T>> {
-        self.automaton
-            .find_overlapping_iter(text)
-            .filter_map(move |found| {
-                let literal = &self.literals[found.pattern().as_usize()];
-                let (start, end) = (found.start(), found.end());
-                let whole = (literal.open_left || is_word_start(text, start))
-                    && (literal.open_right || is_word_end(text, end));
-                whole.then_some(Hit {
-                    what: literal.what,
-                    start,
-                    end,
-                })
+    fn problem(&mut self, offset: usize, rule: &str, problem: impl Into<String>) {
+        self.problem_in(self.line(offset), rule, problem);
+    }
+
+    fn problem_in(&mut self, line: usize, rule: &str, problem: impl Into<String>) {
+        self.problems.push(RuleProblem {
+            line,
+            rule: rule.to_owned(),
+            problem: problem.into(),
+        });
+    }
+
+    fn file(&mut self) -> RuleFile {
+        let mut file = RuleFile::default();
+        if self.text.len() > FILE_BYTES_MAX {
+            self.problem(
+                0,
+                "",
+                format!("the file has more than {FILE_BYTES_MAX} bytes"),
+            );
+            return file;
+        }
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        for error in &errors {
+            let at = error.span().map_or(0, |span| span.start);
+            self.problem(at, "", error.message().replace('\n', ", "));
+        }
+        if !errors.is_empty() {
+            // What could be read may be in the wrong table: judging it would mislead.
+            return file;
+        }
+        let built_in = matches!(self.owner, Owner::BuiltIn);
+        let mut rules = None;
+        let mut words = None;
+        for (key, value) in table.into_inner() {
+            let at = key.span().start;
+            let name = key.get_ref().as_ref();
+            match name {
+                "version" => {
+                    file.version = self.take("", "version", value).unwrap_or_default();
+                }
+                "words" => words = Some(value),
+                "rule" => rules = Some(value),
+                "failure_without_outcome" if built_in => {
+                    file.failure_without_outcome = self.take("", name, value).unwrap_or_default();
+                }
+                "remote_markers" if built_in => {
+                    file.remote_markers = self.take("", name, value).unwrap_or_default();
+                }
+                "name_leads" if built_in => {
+                    file.name_leads = self.take("", name, value).unwrap_or_default();
+                }
+                "status" if built_in => {
+                    file.status = self.take("", name, value).unwrap_or_default();
+                }
+                other => self.problem(
+                    at,
+                    "",
+                    format!("`{other}` is not known; a rules file has version, [words], [[rule]]"),
+                ),
+            }
+        }
+        if file.version.trim().is_empty() {
+            self.problem(
+                0,
+                "",
+                "`version` is missing: a name for this state of the file",
+            );
+        }
+        if let Owner::Deployment(ours) = self.owner {
+            file.words.clone_from(&ours.words);
+        }
+        if let Some(words) = words {
+            self.words(words, &mut file.words);
+        }
+        if let Some(rules) = rules {
+            file.rules = self.rules(rules, &file.words);
+        }
+        file
+    }
+
+    /// The value of a key, if it has the right form.
+    fn take<T: DeserializeOwned>(
+        &mut self,
+        rule: &str,
+        key: &str,
+        value: Spanned<DeValue<'_>>,
+    ) -> Option<T> {
+        let at = value.span().start;
+        match T::deserialize(ValueDeserializer::from(value)) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let at = error.span().map_or(at, |span| span.start);
+                let problem = format!("`{key}`: {}", error.message());
+                self.problem(at, rule, problem.replace('\n', ", "));
+                None
+            }
+        }
+    }
+
+    fn located(&mut self, rule: &str, key: &str, value: Spanned<DeValue<'_>>) -> Vec<Located> {
+        let texts: Vec<Spanned<String>> = self.take(rule, key, value).unwrap_or_default();
+        texts
+            .into_iter()
+            .map(|text| Located {
+                line: self.line(text.span().start),
+                text: text.into_inner(),
             })
+            .collect()
     }
-}
 
-/// Only ASCII counts: Japanese and Korean write no blanks between words.
-pub fn is_word_start(text: &str, start: usize) -> bool {
-    let bytes = text.as_bytes();
-    start == 0
-        || !(bytes[start - 1].is_ascii_alphanumeric() && bytes[start].is_ascii_alphanumeric())
-}
-
-pub fn is_word_end(text: &str, end: usize) -> bool {
-    let bytes = text.as_bytes();
-    end == bytes.len()
-        || !(bytes[end - 1].is_ascii_alphanumeric() && bytes[end].is_ascii_alphanumeric())
-}
-
-/// The few rules that literals can't say, tried only if the set says that one matches.
-#[derive(Debug)]
-pub struct Regexes {
-    set: RegexSet,
-    each: Vec<(Regex, usize)>,
-}
-
-impl Regexes {
-    /// Takes each regex with its rule's place in the list.
-    pub fn new<'a>(
-        regexes: impl IntoIterator<Item = (&'a str, usize)>,
-    ) -> Result<Self, RulesError> {
-        let mut each = Vec::new();
-        for (regex, rule) in regexes {
-            each.push((compile(regex)?, rule));
+    fn words(&mut self, value: Spanned<DeValue<'_>>, classes: &mut Classes) {
+        let at = value.span().start;
+        let DeValue::Table(table) = value.into_inner() else {
+            self.problem(at, "", "`words` is a section: write [words]");
+            return;
+        };
+        let mut table: Vec<Entry<'_>> = table.into_iter().collect();
+        // A class may contain those that stand before it.
+        table.sort_by_key(|(key, _)| key.span().start);
+        let mut total: usize = classes.values().map(Vec::len).sum();
+        for (key, value) in table {
+            let at = key.span().start;
+            let name = key.get_ref().as_ref();
+            if classes.contains_key(name) {
+                self.problem(
+                    at,
+                    "",
+                    format!("the words {name} are built in: take another name"),
+                );
+                continue;
+            }
+            let mut class: Vec<String> = Vec::new();
+            for Located { line, text } in self.located("", &format!("words.{name}"), value) {
+                let inner = text
+                    .strip_prefix('{')
+                    .and_then(|rest| rest.strip_suffix('}'));
+                match inner.map(|inner| classes.get(inner)) {
+                    Some(Some(inner)) => class.extend(inner.iter().cloned()),
+                    Some(None) => {
+                        self.problem_in(line, "", format!("no class {text} stands before {name}"));
+                    }
+                    None if is_empty(&text) => {
+                        self.problem_in(
+                            line,
+                            "",
+                            format!("{name} has an empty word, which would match everything"),
+                        );
+                    }
+                    None => class.push(text),
+                }
+            }
+            class.sort_unstable();
+            class.dedup();
+            total += class.len();
+            if total > CLASS_WORDS_MAX {
+                self.problem(
+                    at,
+                    "",
+                    format!("all words together are more than {CLASS_WORDS_MAX}"),
+                );
+                return;
+            }
+            classes.insert(name.to_owned(), class);
         }
-        let set = RegexSetBuilder::new(each.iter().map(|(regex, _)| regex.as_str()))
-            .case_insensitive(true)
-            .size_limit(REGEX_BYTES_MAX)
-            .build()
-            .map_err(|error| RulesError::Rule {
-                rule: "all regexes".to_owned(),
-                problem: error.to_string(),
-            })?;
-        Ok(Self { set, each })
     }
 
-    pub fn hits(&self, text: &str, mut found: impl FnMut(Hit<usize>)) {
-        if self.each.is_empty() || !self.set.is_match(text) {
+    fn rules(&mut self, value: Spanned<DeValue<'_>>, classes: &Classes) -> Vec<Rule> {
+        let at = value.span().start;
+        let DeValue::Array(tables) = value.into_inner() else {
+            self.problem(
+                at,
+                "",
+                "`rule` is a list: write [[rule]] in front of each rule",
+            );
+            return Vec::new();
+        };
+        let mut rules = Vec::new();
+        let mut ids = HashSet::new();
+        for table in tables {
+            let at = table.span().start;
+            let DeValue::Table(table) = table.into_inner() else {
+                self.problem(at, "", "a rule is a table: write [[rule]] in front of it");
+                continue;
+            };
+            if let Some(rule) = self.rule(at, table, classes) {
+                if !ids.insert(rule.id.clone()) {
+                    self.problem(at, &rule.id, "stands there twice");
+                }
+                rules.push(rule);
+            }
+        }
+        rules
+    }
+
+    /// A rule, if it can be one; all that is wrong with it is told.
+    fn rule(&mut self, at: usize, table: DeTable<'_>, classes: &Classes) -> Option<Rule> {
+        let known = self.problems.len();
+        let mut cause = None;
+        let id = table
+            .iter()
+            .find(|(key, _)| key.get_ref().as_ref() == "id")
+            .and_then(|(_, value)| value.get_ref().as_str())
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
+        let mut rule = Rule {
+            line: self.line(at),
+            places: vec![Place::Text],
+            stage: None,
+            phrases: Vec::new(),
+            with_status: Vec::new(),
+            event_types: Vec::new(),
+            applications: Vec::new(),
+            cause: Cause::Unknown,
+            disposition: None,
+            responder: None,
+            remediation: None,
+            whole_connector: false,
+            overrides: Vec::new(),
+            source: String::new(),
+            matches: Vec::new(),
+            misses: Vec::new(),
+            id: id.clone(),
+        };
+        let built_in = matches!(self.owner, Owner::BuiltIn);
+        for (key, value) in table {
+            let at = key.span().start;
+            let name = key.get_ref().as_ref();
+            match name {
+                "id" => drop(self.take::<String>(&id, "id", value)),
+                "where" => rule.places = self.take(&id, name, value).unwrap_or_default(),
+                "stage" if built_in => rule.stage = self.take(&id, name, value),
+                "phrases" => rule.phrases = self.located(&id, "phrases", value),
+                "with_status" => rule.with_status = self.take(&id, name, value).unwrap_or_default(),
+                "event_types" => rule.event_types = self.take(&id, name, value).unwrap_or_default(),
+                "applications" => {
+                    rule.applications = self.take(&id, name, value).unwrap_or_default();
+                }
+                "cause" => cause = self.take(&id, name, value),
+                "disposition" => rule.disposition = self.take(&id, name, value),
+                "responder" => rule.responder = self.take(&id, name, value),
+                "remediation" => rule.remediation = self.take(&id, name, value),
+                "whole_connector" => {
+                    rule.whole_connector = self.take(&id, name, value).unwrap_or_default();
+                }
+                "overrides" if !built_in => {
+                    rule.overrides = self.take(&id, name, value).unwrap_or_default();
+                }
+                "source" => rule.source = self.take(&id, name, value).unwrap_or_default(),
+                "matches" => rule.matches = self.located(&id, "matches", value),
+                "misses" => rule.misses = self.located(&id, "misses", value),
+                other => self.problem(
+                    at,
+                    &id,
+                    format!(
+                        "`{other}` is not known; a rule has id, where, phrases, with_status, \
+                         event_types, applications, cause, disposition, responder, remediation, \
+                         whole_connector, overrides, source, matches, misses"
+                    ),
+                ),
+            }
+        }
+        let readable = self.problems.len() == known;
+        self.check(at, &rule, classes, readable);
+        if cause.is_none() && readable {
+            self.problem(at, &id, "`cause` is missing");
+        }
+        rule.cause = cause?;
+        Some(rule)
+    }
+
+    fn check(&mut self, at: usize, rule: &Rule, classes: &Classes, readable: bool) {
+        let id = rule.id.as_str();
+        if id.is_empty() {
+            self.problem(
+                at,
+                "",
+                "`id` is missing: the name that evidence calls the rule by",
+            );
+        }
+        for phrase in &rule.phrases {
+            if let Err(error) = Phrase::parse(&phrase.text, classes) {
+                self.problem_in(phrase.line, id, error.to_string());
+            }
+        }
+        if let Owner::Deployment(ours) = self.owner {
+            if ours.rules.iter().any(|known| known.id == id) {
+                self.problem(
+                    at,
+                    id,
+                    "is a built-in rule's id; take another, and name that rule in `overrides` to replace it",
+                );
+            }
+            for overridden in &rule.overrides {
+                if !ours.rules.iter().any(|known| known.id == *overridden) {
+                    self.problem(
+                        at,
+                        id,
+                        format!("overrides {overridden:?}, which is no built-in rule"),
+                    );
+                }
+            }
+        }
+        // What could not be read is not missing.
+        if !readable {
             return;
         }
-        for (regex, rule) in &self.each {
-            for hit in regex.find_iter(text) {
-                found(Hit {
-                    what: *rule,
-                    start: hit.start(),
-                    end: hit.end(),
-                });
+        for (is_missing, problem) in [
+            (
+                rule.places.is_empty(),
+                "`where` is empty: the rule reads no part of the event",
+            ),
+            (
+                rule.phrases.is_empty(),
+                "`phrases` is missing: the rule has no words to look for",
+            ),
+            (
+                rule.matches.is_empty(),
+                "`matches` is missing: an example that the rule must match",
+            ),
+            (
+                rule.source.trim().is_empty(),
+                "`source` is missing: where the wording is known from",
+            ),
+            (
+                matches!(self.owner, Owner::BuiltIn) && rule.misses.is_empty(),
+                "`misses` is missing: an example that the rule must not match",
+            ),
+        ] {
+            if is_missing {
+                self.problem(at, id, problem);
             }
         }
     }
@@ -333,44 +592,104 @@ impl Regexes {
 mod tests {
     use super::*;
 
+    /// The problems of a deployment's file, in the order of their lines.
+    fn problems(text: &str) -> Vec<String> {
+        let ours =
+            RuleFile::parse(include_str!("rules.toml"), Owner::BuiltIn).expect("they are read");
+        match RuleFile::parse(text, Owner::Deployment(&ours)) {
+            Ok(_) => Vec::new(),
+            Err(InvalidRules(problems)) => problems.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    const GOOD: &str = "version = 'acme-1'\n[words]\nvault = ['vault', '{user}']\n[[rule]]\nid = 'acme.vault'\nphrases = ['{vault} .. sealed']\ncause = 'REMOTE_NOT_READY'\nsource = 'run book'\nmatches = ['The vault is sealed']\n";
+
     #[test]
-    fn a_literal_matches_whole_words_unless_a_star_opens_it() {
-        let check = |word: &str, text: &str, expected: bool| {
-            let searcher = Searcher::new([(word, ())]).unwrap();
-            assert_eq!(
-                searcher.hits(text).next().is_some(),
-                expected,
-                "{word:?} in {text:?}"
-            );
-        };
-        check("blank", "field is Blank.", true);
-        check("blank", "blanket order", false);
-        check("blank*", "blanket order", true);
-        check("limitExceeded", "DomainUserLimitExceeded", false);
-        check("*limitExceeded", "DomainUserLimitExceeded", true);
-        check("license_limit", "ERR_LICENSE_LIMIT_X", true);
-        check("見つかりません", "ユーザーが見つかりませんでした", true);
+    fn a_good_file_is_read() {
+        assert_eq!(problems(GOOD), Vec::<String>::new());
     }
 
     #[test]
-    fn a_rules_file_that_makes_no_sense_is_refused() {
-        let check = |rules: &str, expected: &str| {
-            let error = RuleFile::parse(&format!("version = 'x'\n{rules}"))
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(expected), "{error}");
+    fn all_mistakes_are_told_with_their_lines() {
+        let check = |old: &str, new: &str, expected: &[&str]| {
+            assert!(GOOD.contains(old), "{old}");
+            assert_eq!(problems(&GOOD.replace(old, new)), expected);
         };
-        let rule = |more: &str| {
-            format!(
-                "[[rule]]\nid='a'\nwhere=['text']\ncause='DUPLICATE'\nsource='own words'\n{more}\n"
-            )
-        };
-        assert!(RuleFile::parse(&format!("version='x'\n{}", rule("literals=['x']"))).is_ok());
-        check(&rule(""), "no words");
-        check(&rule("literals=['**']"), "match everything");
-        check(&rule("regexes=['x*']"), "matches everything");
-        check(&rule("regexes=['(']"), "(");
-        check(&rule("literals=['x']").repeat(2), "twice");
-        check(&rule("literals=['x']\nwhen=1"), "TOML");
+        check(
+            "version = 'acme-1'",
+            "",
+            &["line 1: `version` is missing: a name for this state of the file"],
+        );
+        check(
+            "source = 'run book'\n",
+            "",
+            &["line 4: rule acme.vault: `source` is missing: where the wording is known from"],
+        );
+        check(
+            "matches = ['The vault is sealed']",
+            "",
+            &["line 4: rule acme.vault: `matches` is missing: an example that the rule must match"],
+        );
+        check(
+            "phrases = ['{vault} .. sealed']",
+            "phrases = ['x',\n'{wolf}', 'a .. ']",
+            &[
+                "line 7: rule acme.vault: the phrase \"a .. \" has a part without words, which would match everything",
+                "line 7: rule acme.vault: the phrase \"{wolf}\" names {wolf}, but there is no such class of words",
+            ]
+            .map(|text| text)
+            .iter()
+            .rev()
+            .copied()
+            .collect::<Vec<_>>()
+            .as_slice(),
+        );
+        check(
+            "id = 'acme.vault'",
+            "id = 'text.duplicate'\noverrides = ['text.nothing']",
+            &[
+                "line 4: rule text.duplicate: is a built-in rule's id; take another, and name that rule in `overrides` to replace it",
+                "line 4: rule text.duplicate: overrides \"text.nothing\", which is no built-in rule",
+            ],
+        );
+        check(
+            "vault = ['vault', '{user}']",
+            "vault = ['vault', '{later}', ' ']\nuser = []",
+            &[
+                "line 3: no class {later} stands before vault",
+                "line 3: vault has an empty word, which would match everything",
+                "line 4: the words user are built in: take another name",
+            ],
+        );
+        let twice = format!("{GOOD}[[rule]]{}", GOOD.split("[[rule]]").last().unwrap());
+        assert_eq!(
+            problems(&twice),
+            ["line 10: rule acme.vault: stands there twice"]
+        );
+    }
+
+    #[test]
+    fn several_mistakes_in_one_rule_are_all_told() {
+        let found = problems(
+            "version = 1\nstage = 2\n[[rule]]\nid = 'a'\ncause = 'SUNSPOTS'\nwhere = 'text'\nstage = 'type'\nphrases = ['x']\nresponder = 3\n",
+        );
+        let lines: Vec<_> = found
+            .iter()
+            .map(|problem| problem.split(':').next().unwrap())
+            .collect();
+        assert_eq!(
+            lines,
+            ["line 1", "line 1", "line 2", "line 5", "line 6", "line 7", "line 9"],
+            "{found:#?}"
+        );
+        assert!(found[3].contains("SUNSPOTS") && found[3].contains("RATE_LIMITED"));
+    }
+
+    #[test]
+    fn what_is_no_toml_is_told_with_its_line() {
+        assert!(problems("version = 'a'\nrule = [\n")[0].starts_with("line "));
+        assert!(problems(&"#".repeat(FILE_BYTES_MAX + 1))[0].contains("bytes"));
+        assert!(problems("version = 'a'\nrule = 1\nwords = 2\n").len() == 2);
+        assert!(problems("version = 'a'\nrule = [1]\n")[0].contains("[[rule]]"));
     }
 }

@@ -6,11 +6,8 @@
 //! nothing, so neither a group "Rate Limit Admins" nor a user "Ann 404" misleads the rules. The
 //! work is linear in the text, which is cut at a limit.
 
-use crate::domain::classify::rules::Place;
-use crate::domain::classify::rules::{
-    Hit, NameLead, Regexes, Rule, RuleFile, RulesError, Searcher, StatusRule, is_word_end,
-    is_word_start,
-};
+use crate::domain::classify::phrases::{Classes, Clauses, Folded, Found, Hit, Phrase, PhraseError, Phrases};
+use crate::domain::classify::rules::{NameLead, Place, Rule, RuleFile, StatusRule};
 
 /// Okta cuts `outcome.reason` at 255 characters; debug data may hold a whole answer of the app.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
@@ -21,34 +18,95 @@ const NAME_BYTES_MIN: usize = 3;
 /// Events have about three targets; the limit bounds the work for one with thousands.
 const NAMES_MAX: usize = 16;
 
-/// Words in front of a number that make it a status. Blanks and quotes between are skipped.
-const STATUS_LEADS: &[&str] = &[
+/// A quoted text longer than this is no name.
+const QUOTED_BYTES_MAX: usize = 120;
+
+/// Of a status that is cut off at the end of a text this much must be there.
+const CUT_STATUS_BYTES_MIN: usize = 10;
+
+/// Words in front of a number that make it a status whatever follows. Blanks, quotes and the like
+/// between are skipped.
+const SURE_STATUS_LEADS: &[&str] = &[
     "http",
     "http/1.0",
     "http/1.1",
     "http/2",
-    "status",
+    "http code",
+    "http error",
+    "http error code",
+    "http status",
+    "http status code",
+    "httpstatus",
+    "httpstatuscode",
+    "http_status",
     "statuscode",
     "status code",
     "status_code",
     "status-code",
+    "statuscode of",
+    "status code of",
+    "status code is",
+    "response code",
+    "response code is",
+    "responsecode",
+    "response status",
+    "response status code",
+    "returned code",
+    "antwortcode",
+    "statuscode lautet",
+    "ステータスコード",
+    "ステータス",
+    "상태 코드",
+    "상태코드",
+    "응답 코드",
+];
+
+/// The same, where nothing but punctuation follows.
+const STATUS_LEADS: &[&str] = &[
+    "status",
     "error",
     "error code",
     "errorcode",
     "error_code",
-    "http code",
-    "http error",
-    "httpstatus",
-    "response code",
-    "responsecode",
+    "fehlercode",
+    "fehler",
+    "エラーコード",
+    "エラー",
+    "오류 코드",
+    "returned",
+    "responded with",
+    "returned a",
+    "got",
+    "got a",
+    "received",
+    "received a",
+    "answered with",
+    "failed with",
     "\"code",
+];
+
+/// Nouns behind which a quoted text is a name.
+const NAMED_NOUNS: &[&str] = &[
+    "user", "users", "group", "groups", "role", "team", "named", "called", "name", "member",
+    "account", "app", "application", "gruppe", "benutzer", "グループ", "ユーザー", "그룹", "사용자",
+];
+
+/// Pairs of quotes that names stand in.
+const QUOTES: &[(char, char)] = &[
+    ('"', '"'),
+    ('\'', '\''),
+    ('`', '`'),
+    ('\u{201c}', '\u{201d}'),
+    ('\u{201e}', '\u{201c}'),
+    ('\u{2018}', '\u{2019}'),
+    ('「', '」'),
+    ('『', '』'),
 ];
 
 /// What Okta's error texts are made of, ready to be searched for.
 #[derive(Debug)]
 pub(super) struct Grammar {
-    searcher: Searcher<Piece>,
-    regexes: Regexes,
+    phrases: Phrases<Piece>,
     statuses: Vec<StatusRule>,
     leads: Vec<NameLead>,
 }
@@ -70,56 +128,43 @@ pub(super) struct Reading<'t> {
     pub(super) rules: Vec<Hit<usize>>,
     /// Places in the list of statuses, in reading order: Okta's own comes before the app's.
     pub(super) statuses: Vec<Hit<usize>>,
-    /// Where the app's own answer begins.
-    pub(super) remote: Option<usize>,
 }
 
 impl Grammar {
-    /// Takes the grammar of `file` and those of `rules` that read texts.
-    pub(super) fn new(file: &RuleFile, rules: &[Rule]) -> Result<Self, RulesError> {
-        let reads_text = |rule: &Rule| {
+    /// Takes the grammar of `file` and those of `rules` that read texts and codes, with the classes
+    /// of words that they name.
+    pub(super) fn new(
+        file: &RuleFile,
+        classes: &Classes,
+        rules: &[Rule],
+    ) -> Result<Self, PhraseError> {
+        let reads = |rule: &&Rule| {
             rule.places
                 .iter()
-                .any(|place| matches!(place, Place::Text | Place::Remote))
+                .any(|place| matches!(place, Place::Text | Place::Code))
         };
-        let of_rules = || {
-            rules
-                .iter()
-                .enumerate()
-                .filter(|(_, rule)| reads_text(rule))
-        };
-        let words = of_rules()
-            .flat_map(|(index, rule)| {
-                rule.literals
-                    .iter()
-                    .map(move |word| (word.as_str(), Piece::Rule(index)))
-            })
-            .chain(
-                file.status
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(index, status)| {
-                        Some((status.phrase.as_deref()?, Piece::Phrase(index)))
-                    }),
-            )
-            .chain(
-                file.name_leads
-                    .iter()
-                    .enumerate()
-                    .map(|(index, lead)| (lead.lead.as_str(), Piece::Lead(index))),
-            )
-            .chain(
-                file.remote_markers
-                    .iter()
-                    .map(|marker| (marker.as_str(), Piece::RemoteMarker)),
-            );
+        let mut phrases = Vec::new();
+        for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| reads(rule)) {
+            for phrase in &rule.phrases {
+                phrases.push((
+                    Phrase::parse(&phrase.text, classes)?,
+                    Piece::Rule(index),
+                ));
+            }
+        }
+        for (index, status) in file.status.iter().enumerate() {
+            if let Some(phrase) = &status.phrase {
+                phrases.push((Phrase::words(phrase), Piece::Phrase(index)));
+            }
+        }
+        for (index, lead) in file.name_leads.iter().enumerate() {
+            phrases.push((Phrase::words(&lead.lead), Piece::Lead(index)));
+        }
+        for marker in &file.remote_markers {
+            phrases.push((Phrase::words(marker), Piece::RemoteMarker));
+        }
         Ok(Self {
-            searcher: Searcher::new(words)?,
-            regexes: Regexes::new(of_rules().flat_map(|(index, rule)| {
-                rule.regexes
-                    .iter()
-                    .map(move |regex| (regex.as_str(), index))
-            }))?,
+            phrases: Phrases::new(phrases)?,
             statuses: file.status.clone(),
             leads: file.name_leads.clone(),
         })
@@ -136,61 +181,60 @@ impl Grammar {
             text,
             ..Reading::default()
         };
-        let (mut leads, mut phrases) = (Vec::new(), Vec::new());
-        for hit in self.searcher.hits(text) {
-            match hit.what {
-                Piece::Rule(rule) => reading.rules.push(Hit {
-                    what: rule,
-                    start: hit.start,
-                    end: hit.end,
-                }),
-                Piece::Phrase(status) => phrases.push(Hit {
-                    what: status,
-                    start: hit.start,
-                    end: hit.end,
-                }),
-                Piece::Lead(lead) => leads.push(Hit {
-                    what: lead,
-                    start: hit.start,
-                    end: hit.end,
-                }),
-                Piece::RemoteMarker => reading.remote = reading.remote.or(Some(hit.end)),
-            }
-        }
-        self.regexes.hits(text, |hit| reading.rules.push(hit));
-
-        let masks = self.masks(text, &leads, reading.remote, names);
+        let mut words = self.phrases.words(&Folded::of(text));
+        let masks = self.masks(text, &words, names);
         let is_masked = |start: usize, end: usize| {
             // They are sorted and apart: only the last that begins before the end can reach in.
             let before = masks.partition_point(|&(from, _)| from < end);
             before > 0 && start < masks[before - 1].1
         };
-        reading.rules.retain(|hit| !is_masked(hit.start, hit.end));
-        self.add_numbers(text, &mut reading.statuses);
-        let numbers = std::mem::take(&mut reading.statuses);
-        reading.statuses.extend(
-            numbers
-                .into_iter()
-                .filter(|hit| !is_masked(hit.start, hit.end)),
-        );
-        for hit in phrases {
-            if !is_masked(hit.start, hit.end) && stands_as_status(text, hit.start, hit.end) {
-                reading.statuses.push(hit);
+        words.retain(|word| !is_masked(word.start, word.end));
+        for hit in self.phrases.singles(&words) {
+            let found = |what| Hit {
+                what,
+                start: hit.start,
+                end: hit.end,
+            };
+            match hit.what {
+                Piece::Rule(rule) => reading.rules.push(found(rule)),
+                Piece::Phrase(status) if stands_as_status(text, hit.start, hit.end) => {
+                    reading.statuses.push(found(status));
+                }
+                Piece::Phrase(_) | Piece::Lead(_) | Piece::RemoteMarker => {}
             }
         }
+        let clauses = Clauses::of(text, &masks);
+        self.phrases.sequences(&words, &clauses, |hit| {
+            if let Piece::Rule(what) = hit.what {
+                let Hit { start, end, .. } = hit;
+                reading.rules.push(Hit { what, start, end });
+            }
+        });
+        self.add_numbers(text, |hit| {
+            if !is_masked(hit.start, hit.end) {
+                reading.statuses.push(hit);
+            }
+        });
+        self.add_cut_status(text, &mut reading.statuses);
         reading.statuses.sort_by_key(|hit| (hit.start, hit.end));
         reading
     }
 
     /// The parts of a text that only name a user or a group: sorted, and apart.
-    fn masks(
-        &self,
-        text: &str,
-        leads: &[Hit<usize>],
-        remote: Option<usize>,
-        names: &[&str],
-    ) -> Vec<(usize, usize)> {
+    fn masks(&self, text: &str, words: &Found, names: &[&str]) -> Vec<(usize, usize)> {
         let mut masks: Vec<(usize, usize)> = Vec::new();
+        let (mut leads, mut remote) = (Vec::new(), None);
+        for hit in self.phrases.singles(words) {
+            match hit.what {
+                Piece::Lead(what) => leads.push(Hit {
+                    what,
+                    start: hit.start,
+                    end: hit.end,
+                }),
+                Piece::RemoteMarker => remote = remote.or(Some(hit.start)),
+                Piece::Rule(_) | Piece::Phrase(_) => {}
+            }
+        }
         let names = || {
             names
                 .iter()
@@ -252,6 +296,9 @@ impl Grammar {
             }
         }
 
+        add_addresses(text, &mut masks);
+        add_quoted_names(text, &mut masks);
+
         masks.sort_unstable();
         masks.dedup_by(|next, kept| {
             let overlap = next.0 <= kept.1;
@@ -264,7 +311,7 @@ impl Grammar {
     }
 
     /// Numbers that the text calls a status.
-    fn add_numbers(&self, text: &str, found: &mut Vec<Hit<usize>>) {
+    fn add_numbers(&self, text: &str, mut found: impl FnMut(Hit<usize>)) {
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
@@ -286,12 +333,33 @@ impl Grammar {
                 continue;
             };
             if let Some(end) = self.number_end(text, start, at, index) {
-                found.push(Hit {
+                found(Hit {
                     what: index,
                     start,
                     end,
                 });
             }
+        }
+    }
+
+    /// A status whose words are cut off where Okta cuts a reason.
+    fn add_cut_status(&self, text: &str, found: &mut Vec<Hit<usize>>) {
+        let start = text.rfind(['.', ':']).map_or(0, |at| at + 1);
+        let tail = text[start..].trim();
+        if tail.len() < CUT_STATUS_BYTES_MIN {
+            return;
+        }
+        let cut_off = self.statuses.iter().position(|status| {
+            status.phrase.as_deref().is_some_and(|phrase| {
+                phrase.len() > tail.len() && starts_with_ignoring_case(phrase, tail)
+            })
+        });
+        if let Some(what) = cut_off {
+            found.push(Hit {
+                what,
+                start: text.len() - text[start..].trim_start().len(),
+                end: text.trim_end().len(),
+            });
         }
     }
 
@@ -327,13 +395,17 @@ impl Grammar {
 
         let lead = before.trim_end_matches([' ', ':', '=', '"', '\'', '#', '(', '\\', '[']);
         let ends_there = is_end(after);
-        let said = STATUS_LEADS.iter().any(|word| {
-            ends_with_ignoring_case(lead, word)
-                && is_word_start(text, lead.len() - word.len())
-                && (ends_there || *word == "http")
-        });
-        let alone =
-            before.trim().is_empty() && (ends_there || after.starts_with(" Errors reported"));
+        let leads = |words: &[&str]| {
+            words.iter().any(|word| {
+                ends_with_ignoring_case(lead, word)
+                    && is_word_start(text, lead.len() - word.len())
+            })
+        };
+        let said = leads(SURE_STATUS_LEADS) || (ends_there && leads(STATUS_LEADS));
+        // The title of an error page begins with it.
+        let begins = before.trim().is_empty() || before.ends_with('>');
+        let alone = begins
+            && (ends_there || after.starts_with(" Errors reported") || before.ends_with('>'));
         (said || alone).then_some(end)
     }
 }
@@ -388,12 +460,79 @@ fn is_end(after: &str) -> bool {
 
 /// Whether a text ends in words, or a quote, behind which a name stands.
 fn is_called_a_name(before: &str) -> bool {
-    let word = before.trim_end_matches(' ');
-    before.ends_with(['"', '\'', '`', '<', '['])
-        || (word.len() < before.len()
-            && ["user", "group", "role", "team", "named", "member"]
-                .iter()
-                .any(|noun| ends_with_ignoring_case(word, noun)))
+    before.ends_with(['"', '\'', '`', '<', '[', '「', '『', '\u{201c}', '\u{201e}', '\u{2018}'])
+        || (before.ends_with(' ') && ends_with_noun(before))
+}
+
+fn ends_with_noun(before: &str) -> bool {
+    let word = before.trim_end_matches([' ', ':', '=']);
+    NAMED_NOUNS.iter().any(|noun| {
+        ends_with_ignoring_case(word, noun) && is_word_start(word, word.len() - noun.len())
+    })
+}
+
+/// Masks what is quoted behind a noun: it names a user or a group, whatever words it has.
+fn add_quoted_names(text: &str, masks: &mut Vec<(usize, usize)>) {
+    let mut read_to = 0;
+    for (at, opening) in text.char_indices() {
+        let Some((_, closing)) = QUOTES.iter().find(|(quote, _)| *quote == opening) else {
+            continue;
+        };
+        if at < read_to || !ends_with_noun(&text[..at]) || text[..at].ends_with([':', '=']) {
+            continue;
+        }
+        let from = at + opening.len_utf8();
+        if let Some(length) = cut(&text[from..], QUOTED_BYTES_MAX).find(*closing) {
+            masks.push((from, from + length));
+            read_to = from + length + closing.len_utf8();
+        }
+    }
+}
+
+/// Masks e-mail addresses and links: words and numbers in them are part of a name.
+fn add_addresses(text: &str, masks: &mut Vec<(usize, usize)>) {
+    let is_of_address = |byte: &u8| {
+        byte.is_ascii_graphic() && !b"\"'`<>()[]{},;=:\\".contains(byte) || *byte == b'@'
+    };
+    let bytes = text.as_bytes();
+    let mut read_to = 0;
+    for (at, _) in text.match_indices('@') {
+        if at < read_to {
+            continue;
+        }
+        let before = bytes[read_to..at].iter().rev().take_while(|b| is_of_address(b));
+        let from = at - before.count();
+        let to = at + bytes[at..].iter().take_while(|b| is_of_address(b)).count();
+        // A Java object's `Name@1f2e` is no address, and has no dot behind.
+        if text[at..to].contains('.') {
+            masks.push((from, to));
+        }
+        read_to = to;
+    }
+    read_to = 0;
+    for (from, _) in text.match_indices("://") {
+        if from < read_to {
+            continue;
+        }
+        let path = bytes[from + 3..]
+            .iter()
+            .take_while(|b| is_of_address(b) || matches!(b, b':' | b'='))
+            .count();
+        read_to = from + 3 + path;
+        masks.push((from, read_to));
+    }
+}
+
+/// Only ASCII counts: Japanese and Korean write no blanks between words.
+fn is_word_start(text: &str, start: usize) -> bool {
+    let bytes = text.as_bytes();
+    start == 0
+        || start >= bytes.len()
+        || !(bytes[start - 1].is_ascii_alphanumeric() && bytes[start].is_ascii_alphanumeric())
+}
+
+fn is_word_end(text: &str, end: usize) -> bool {
+    end == text.len() || is_word_start(text, end)
 }
 
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
@@ -416,11 +555,12 @@ pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::classify::rules::Owner;
 
     /// The statuses read from a text, quoted, and the words of rules.
     fn check(text: &str, names: &[&str], statuses: &[&str], words: &[&str]) {
-        let file = RuleFile::parse(include_str!("rules.toml")).unwrap();
-        let grammar = Grammar::new(&file, &file.rule).unwrap();
+        let file = RuleFile::parse(include_str!("rules.toml"), Owner::BuiltIn).unwrap();
+        let grammar = Grammar::new(&file, &file.words, &file.rules).unwrap();
         let reading = grammar.read(text, names);
         let read: Vec<_> = reading
             .statuses

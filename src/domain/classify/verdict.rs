@@ -66,8 +66,9 @@ pub(super) fn judge(
     match (known.map(|known| known.failure_semantics), progress) {
         // Okta marks even sure failures with SUCCESS now and then.
         (Some(FailureSemantics::Always), _) => (Verdict::Failure, Progress::Failed),
-        (_, Progress::Failed) => (Verdict::Failure, progress),
+        // What was left out is no failed attempt, even where Okta says FAILURE of it.
         (Some(FailureSemantics::Warns), _) => (Verdict::Warning, Progress::Done),
+        (_, Progress::Failed) => (Verdict::Failure, progress),
         (Some(FailureSemantics::Never), Progress::Scheduled)
         | (_, Progress::Done | Progress::Scheduled) => (Verdict::Success, progress),
         (Some(FailureSemantics::Never), _) => (Verdict::Success, Progress::Done),
@@ -167,12 +168,12 @@ mod tests {
         for (result, always, by_outcome, warns, never) in [
             ("SUCCESS", Failure, Success, Warning, Success),
             ("ALLOW", Failure, Success, Warning, Success),
-            ("FAILURE", Failure, Failure, Failure, Failure),
-            ("failure", Failure, Failure, Failure, Failure),
-            ("DENY", Failure, Failure, Failure, Failure),
-            ("ABANDONED", Failure, Failure, Failure, Failure),
-            ("UNANSWERED", Failure, Failure, Failure, Failure),
-            ("RATE_LIMIT", Failure, Failure, Failure, Failure),
+            ("FAILURE", Failure, Failure, Warning, Failure),
+            ("failure", Failure, Failure, Warning, Failure),
+            ("DENY", Failure, Failure, Warning, Failure),
+            ("ABANDONED", Failure, Failure, Warning, Failure),
+            ("UNANSWERED", Failure, Failure, Warning, Failure),
+            ("RATE_LIMIT", Failure, Failure, Warning, Failure),
             ("SKIPPED", Failure, Warning, Warning, Success),
             ("DEFERRED", Failure, Warning, Warning, Success),
             ("SCHEDULED", Failure, Success, Warning, Success),
