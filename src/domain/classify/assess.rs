@@ -4,7 +4,8 @@
 
 use crate::domain::catalogue::EventType;
 use crate::domain::classification::{
-    Category, Cause, Classification, Disposition, Priority, Resource, Responder, Verdict,
+    Category, Cause, Classification, Disposition, FailureSemantics, Priority, Resource, Responder,
+    Verdict,
 };
 use crate::domain::classify::Candidate;
 use crate::domain::classify::verdict::Progress;
@@ -24,12 +25,13 @@ pub(super) fn disposition(
     let mut responder = decisive
         .and_then(|candidate| candidate.responder)
         .unwrap_or(usual.1);
-    if cause == Cause::Unknown {
-        // The type's word is all there is.
-        disposition = known
-            .and_then(EventType::stated_disposition)
-            .unwrap_or(disposition);
-        responder = known.and_then(|known| known.responder).unwrap_or(responder);
+    // Of a type that only reports failures the type's word is all there is; one that reports
+    // successes as well says nothing of its failures.
+    let speaks =
+        |known: &&EventType| known.failure_semantics != FailureSemantics::ByOutcome;
+    if let (Cause::Unknown, Some(known)) = (cause, known.filter(speaks)) {
+        disposition = known.stated_disposition().unwrap_or(disposition);
+        responder = known.responder.unwrap_or(responder);
     }
 
     // Whether Okta tries again decides over the cause, but trying again mends no credentials,

@@ -91,6 +91,13 @@ struct Clue<'e> {
     text: &'e str,
 }
 
+impl Clue<'_> {
+    /// The best has the lowest. Of what one rule found the fullest quote comes first.
+    fn rank(&self) -> (Stage, (u8, u8, usize), std::cmp::Reverse<usize>) {
+        (self.stage, self.order, std::cmp::Reverse(self.text.len()))
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Rule(usize),
@@ -262,7 +269,7 @@ impl Classifier {
                     .unwrap_or_else(|| self.clues(event, known, answer.application.as_ref()));
                 let decisive = clues
                     .iter()
-                    .min_by_key(|clue| (clue.stage, clue.order))
+                    .min_by_key(|clue| clue.rank())
                     .map(|clue| self.candidate(clue, known));
                 let cause = decisive
                     .as_ref()
@@ -321,7 +328,7 @@ impl Classifier {
         let known = self.catalogue.event_type(&event.event_type);
         let application = application(event);
         let mut clues = self.clues(event, known, application.as_ref());
-        clues.sort_by_key(|clue| (clue.stage, clue.order));
+        clues.sort_by_key(Clue::rank);
         clues
             .iter()
             .map(|clue| self.candidate(clue, known))

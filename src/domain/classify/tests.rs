@@ -323,7 +323,7 @@ fn evidence_quotes_the_words_that_decided() {
             PUSH,
             "Bad Request. Errors reported by remote server: userName Is Not Unique"
         )),
-        own("text.duplicate", "outcome.reason", "Is Not Unique")
+        own("text.duplicate", "outcome.reason", "Not Unique")
     );
     assert_eq!(
         evidence(&failure(PUSH, "x: HTTP 404 Not Found")),
@@ -344,7 +344,7 @@ fn evidence_quotes_the_words_that_decided() {
         own(
             "text.timeout",
             "debugContext.debugData.error_message",
-            "Read timed out"
+            "timed out"
         )
     );
     assert_eq!(
@@ -770,11 +770,18 @@ fn remediation_fits_cause_resource_and_danger() {
     check("application.provision.user.import", "Not Found", "base URL");
 }
 
+/// A deployment's file with one rule, and more keys of it.
+fn deployment(more: &str) -> String {
+    format!(
+        "version = 'acme-7'\n[[rule]]\nid = 'acme.vault'\nphrases = ['vault .. sealed']\nsource = 'run book'\nmatches = ['Vault is sealed']\n{more}"
+    )
+}
+
 #[test]
 fn a_deployments_rule_wins_over_everything() {
-    let classifier = Classifier::with_rules(
-        "version = 'acme-7'\n[[rule]]\nid = 'acme.vault'\nwhere = ['text']\nliterals = ['vault is sealed']\ncause = 'REMOTE_NOT_READY'\nremediation = 'Call the vault team about {app}.'\nsource = 'run book'",
-    )
+    let classifier = Classifier::with_rules(&deployment(
+        "cause = 'REMOTE_NOT_READY'\nremediation = 'Call the vault team about {app}.'",
+    ))
     .unwrap();
     let answer = classifier.classify(&failure(
         PUSH,
@@ -784,7 +791,68 @@ fn a_deployments_rule_wins_over_everything() {
     assert_eq!(answer.evidence.unwrap().rule, "acme.vault");
     assert_eq!(answer.remediation, "Call the vault team about Slack.");
     assert!(answer.rule_set_version.ends_with("+acme-7"));
-    assert!(Classifier::with_rules("version = 1").is_err());
+}
+
+#[test]
+fn a_deployments_rule_can_speak_of_some_applications_types_and_statuses_alone() {
+    let check = |more: &str, reason: &str, expected: bool| {
+        let file = deployment(&format!("cause = 'SAFEGUARD'\n{more}"));
+        let classifier = Classifier::with_rules(&file).unwrap();
+        let answer = classifier.classify(&failure(PUSH, reason));
+        let by = answer.evidence.map(|evidence| evidence.rule);
+        assert_eq!(by.as_deref() == Some("acme.vault"), expected, "{more} {reason}");
+    };
+    check("", "vault is sealed", true);
+    check("applications = ['slack']", "vault is sealed", true);
+    check("applications = ['0oa1']", "vault is sealed", true);
+    check("applications = ['Zoom']", "vault is sealed", false);
+    check("event_types = ['application.provision.user.*']", "vault is sealed", true);
+    check("event_types = ['application.provision.group.*']", "vault is sealed", false);
+    let of_503 = "with_status = [503]\nmatches = ['HTTP 503: vault is sealed']".to_owned();
+    let file = deployment(&format!("cause = 'SAFEGUARD'\n{of_503}")).replacen(
+        "matches = ['Vault is sealed']\n",
+        "",
+        1,
+    );
+    let classifier = Classifier::with_rules(&file).unwrap();
+    let cause = |reason: &str| classifier.classify(&failure(PUSH, reason)).cause;
+    assert_eq!(cause("HTTP 503: vault is sealed"), Some(Cause::Safeguard));
+    assert_ne!(cause("HTTP 500: vault is sealed"), Some(Cause::Safeguard));
+}
+
+#[test]
+fn a_deployments_rule_can_stand_in_for_a_built_in_one() {
+    let classifier = Classifier::with_rules(&deployment(
+        "cause = 'SAFEGUARD'\noverrides = ['text.duplicate', 'loose.duplicate']",
+    ))
+    .unwrap();
+    let said = |classifier: &Classifier| {
+        let event = failure(PUSH, "the name is already taken");
+        classifier.classify(&event).evidence.map(|evidence| evidence.rule)
+    };
+    assert_eq!(said(Classifier::embedded()).as_deref(), Some("text.duplicate"));
+    assert_eq!(said(&classifier), None);
+}
+
+#[test]
+fn what_a_deployments_rules_would_never_say_is_told() {
+    let problems = |file: &str| {
+        let InvalidRules(problems) = Classifier::with_rules(file).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let second = "cause = 'SAFEGUARD'\n[[rule]]\nid = 'acme.late'\nphrases = ['vault is sealed',\n'hatch is open']\ncause = 'TIMEOUT'\nsource = 'x'\nmatches = ['the vault is sealed']\nmisses = ['the hatch is open']\n";
+    assert_eq!(
+        problems(&deployment(second)),
+        [
+            "line 10: rule acme.late: the phrase \"vault is sealed\" contradicts acme.vault, which always speaks first and says SAFEGUARD, not TIMEOUT",
+            "line 14: rule acme.late: its example \"the vault is sealed\" is decided by acme.vault (the deployment's own rule) before it",
+            "line 15: rule acme.late: it matches \"the hatch is open\", which it must miss",
+        ]
+    );
+    assert_eq!(
+        problems(&deployment("cause = 'SAFEGUARD'").replace("matches = ['Vault is sealed']", "matches = ['Vault is open']")),
+        ["line 6: rule acme.vault: it does not match its example \"Vault is open\""]
+    );
 }
 
 #[test]

@@ -590,7 +590,7 @@ mod tests {
             "Error code: 404, error: Not Found.",
             &[],
             &["404", "Not Found"],
-            &[],
+            &["Not Found"],
         );
         check("HTTP 403 Forbidden", &[], &["403 Forbidden"], &[]);
         check("HTTP/1.1 403", &[], &["403"], &[]);
@@ -620,19 +620,19 @@ mod tests {
             "Error while creating user group A: null: Already exists",
             &[],
             &[],
-            &["Already exists"],
+            &["Already", "Already exists"],
         );
         check(
             "Error while creating user: Already exists",
             &[],
             &[],
-            &["Already exists"],
+            &["Already", "Already exists"],
         );
         check(
             "the group 'Forbidden' already exists",
             &["Forbidden"],
             &[],
-            &["already exists"],
+            &["already", "already exists"],
         );
     }
 }
