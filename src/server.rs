@@ -7,6 +7,7 @@
 //! which journal runs.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, JournalConfig};
 use crate::domain::classify::Classifier;
+use crate::domain::classify::rules::InvalidRules;
 use crate::domain::cursor::JournalId;
 use crate::engine::clock::Clock;
 use crate::engine::intake::{Keep, Preparation};
@@ -43,6 +45,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let preparation = Arc::new(prepare(&config)?);
     let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
     let grpc_listener = listen("grpc.addr", config.grpc.addr).await?;
     let admin_listener = listen("admin.addr", config.admin.addr).await?;
@@ -53,7 +56,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let (serving, is_serving) = watch::channel(false);
     spawn_admin(&mut tasks, admin_listener, metrics, is_serving);
 
-    let preparation = Arc::new(prepare(&config)?);
     let slot = EngineSlot::default();
     let limits = GrpcLimits {
         message_bytes_max: config.grpc.message_bytes_max.as_usize(),
@@ -142,7 +144,10 @@ fn prepare(config: &Config) -> anyhow::Result<Preparation> {
         .iter()
         .map(|org| (org.name.as_str(), org.aliases.as_slice()));
     Ok(Preparation {
-        classifier: Classifier::embedded(),
+        classifier: match &config.classify.rules_file {
+            Some(path) => read_rules(path)?,
+            None => Classifier::embedded(),
+        },
         orgs: Orgs::new(orgs).context("orgs")?,
         keep: match config.ingest.keep {
             config::Keep::Provisioning => Keep::Provisioning,
@@ -152,6 +157,43 @@ fn prepare(config: &Config) -> anyhow::Result<Preparation> {
         event_bytes_max: config.ingest.event_bytes_max.as_usize(),
         events_per_call_max: config.ingest.events_per_call_max as usize,
     })
+}
+
+/// A rules file that can't be used; nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum UnusableRules {
+    #[error("can't read the rules file {}", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the rules file can't be used{}", list(.path, .problems))]
+    Invalid {
+        path: PathBuf,
+        problems: InvalidRules,
+    },
+}
+
+fn list(path: &Path, problems: &InvalidRules) -> String {
+    let lines = problems.0.iter().map(|problem| {
+        let file = path.display();
+        format!("\n  {file}:{}", problem.to_string().trim_start_matches("line "))
+    });
+    lines.collect()
+}
+
+/// Reads a deployment's rules: once, for as long as the process lives.
+pub fn read_rules(path: &Path) -> Result<&'static Classifier, UnusableRules> {
+    let text = std::fs::read_to_string(path).map_err(|source| UnusableRules::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let classifier =
+        Classifier::with_rules(&text).map_err(|problems| UnusableRules::Invalid {
+            path: path.to_owned(),
+            problems,
+        })?;
+    Ok(Box::leak(Box::new(classifier)))
 }
 
 async fn start_engine(

@@ -19,7 +19,7 @@ use clap_complete::Shell;
 
 use self::client::{
     ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs, IngestArgs, ProbeArgs, ProtoArgs,
-    TailArgs,
+    RulesCommand, TailArgs,
 };
 use crate::config::{self, Config, Flag, Flags};
 use crate::telemetry;
@@ -88,6 +88,9 @@ enum ClientCommand {
     EventTypes(EventTypesArgs),
     /// List the applications that are known
     Applications(ApplicationsArgs),
+    /// Work on rules of your own
+    #[command(subcommand)]
+    Rules(RulesCommand),
     /// Ask a server whether it is serving
     Probe(ProbeArgs),
     /// Write the .proto files, to make clients from
@@ -118,6 +121,9 @@ struct ServeArgs {
     /// Directory of the embedded journal [default: ./data] [env: PROVIDENT_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<OsString>,
+    /// TOML file with rules of your own, which count over the built-in ones [env: PROVIDENT_RULES]
+    #[arg(long, value_name = "FILE")]
+    rules: Option<OsString>,
     /// Which events are kept: provisioning, failures or all [default: provisioning] [env: PROVIDENT_KEEP]
     #[arg(long, value_name = "WHICH")]
     keep: Option<OsString>,
@@ -148,6 +154,7 @@ impl ServeArgs {
             ("--grpc-addr", "grpc.addr", self.grpc_addr),
             ("--admin-addr", "admin.addr", self.admin_addr),
             ("--data-dir", "journal.data_dir", self.data_dir),
+            ("--rules", "classify.rules_file", self.rules),
             ("--keep", "ingest.keep", self.keep),
             ("--allow-plaintext", "grpc.allow_plaintext", plaintext),
             ("--log-level", "log.level", self.log_level),
@@ -218,6 +225,7 @@ mod tests {
             grpc_addr: text("127.0.0.1:0"),
             admin_addr: text("127.0.0.1:0"),
             data_dir: text("/d"),
+            rules: text("/rules.toml"),
             keep: text("all"),
             allow_plaintext: true,
             log_level: text("debug"),
@@ -225,7 +233,7 @@ mod tests {
         }
         .flags()
         .unwrap();
-        assert_eq!(flags.given.len(), 7);
+        assert_eq!(flags.given.len(), 8);
         for flag in flags.given {
             assert!(
                 Config::keys().any(|key| key.path == flag.path),

@@ -22,9 +22,10 @@ pub use self::value::{ByteSize, InvalidByteSize};
 use self::value::{Value, choice, quoted};
 
 /// Variables that are shorter than their option's name makes them.
-pub const SHORT: [(&str, &str); 3] = [
+pub const SHORT: [(&str, &str); 4] = [
     ("PROVIDENT_DATA_DIR", "journal.data_dir"),
     ("PROVIDENT_KEEP", "ingest.keep"),
+    ("PROVIDENT_RULES", "classify.rules_file"),
     ("PROVIDENT_ALLOW_PLAINTEXT", "grpc.allow_plaintext"),
 ];
 
@@ -166,6 +167,15 @@ choice! {
 }
 
 section! {
+    /// Saying what events mean.
+    ClassifyConfig = "classify" {
+        /// TOML file with rules of your own, which count over the built-in ones. Default none. Check it
+        /// with `provident rules check FILE`; with a mistake in it the service does not start.
+        rules_file: Option<PathBuf> = None,
+    }
+}
+
+section! {
     /// Taking events in.
     IngestConfig = "ingest" {
         /// Which events are kept: `provisioning` (all that concerns it), `failures` (failures, warnings
@@ -295,6 +305,7 @@ pub struct Config {
     pub admin: AdminConfig,
     pub journal: JournalConfig,
     pub storage: StorageConfig,
+    pub classify: ClassifyConfig,
     pub ingest: IngestConfig,
     pub subscribe: SubscribeConfig,
     pub list: ListConfig,
@@ -380,6 +391,7 @@ impl Config {
             AdminConfig::KEYS,
             JournalSection::KEYS,
             StorageConfig::KEYS,
+            ClassifyConfig::KEYS,
             IngestConfig::KEYS,
             SubscribeConfig::KEYS,
             ListConfig::KEYS,
@@ -498,6 +510,7 @@ impl Reader {
             admin: AdminConfig::read(&mut self),
             journal: self.journal(),
             storage: StorageConfig::read(&mut self),
+            classify: ClassifyConfig::read(&mut self),
             ingest: IngestConfig::read(&mut self),
             subscribe: SubscribeConfig::read(&mut self),
             list: ListConfig::read(&mut self),

@@ -6,7 +6,7 @@
 
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -175,6 +175,17 @@ impl Value for PathBuf {
 
     fn toml(&self) -> String {
         quoted(&self.to_string_lossy())
+    }
+}
+
+/// Nothing, where the text is empty.
+impl Value for Option<PathBuf> {
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
+    }
+
+    fn toml(&self) -> String {
+        quoted(&self.as_deref().unwrap_or(Path::new("")).to_string_lossy())
     }
 }
 

@@ -37,7 +37,8 @@ impl ClassifierService for Classifiers {
         request: Request<v1::ClassifyRequest>,
     ) -> Result<Response<v1::ClassifyResponse>, Status> {
         use v1::classify_request::Input as Given;
-        let input = match request.into_inner().input {
+        let request = request.into_inner();
+        let input = match request.input {
             None => super::events::empty_input(),
             Some(Given::Json(json)) => Input::Json(json),
             Some(Given::Event(event)) => super::events::typed_input(*event),
@@ -47,14 +48,22 @@ impl ClassifierService for Classifiers {
             .preparation
             .classify(input)
             .map_err(|rejected| Refusal::from(&rejected))?;
+        let considered = if request.explain {
+            convert::considered(&self.preparation.classifier.explain(&classified.event))
+        } else {
+            Vec::new()
+        };
         let date_time = group_push_failed::date_time(&classified.event.published);
-        Ok(Response::new(convert::classified(
-            classified.event,
-            classified.classification,
-            date_time,
-            &classified.delivery,
-            &String::from_utf8_lossy(&classified.json),
-        )))
+        Ok(Response::new(v1::ClassifyResponse {
+            considered,
+            ..convert::classified(
+                classified.event,
+                classified.classification,
+                date_time,
+                &classified.delivery,
+                &String::from_utf8_lossy(&classified.json),
+            )
+        }))
     }
 
     async fn describe(

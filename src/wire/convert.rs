@@ -10,6 +10,7 @@ use crate::domain::catalogue::{Application, Catalogue, EventType};
 use crate::domain::classification::{
     Category, Cause, Classification, Disposition, ObjectRef, Priority, Responder, Verdict,
 };
+use crate::domain::classify::Candidate;
 use crate::domain::event::{
     Delivery, Entity, GroupPushCard, Intake, Outcome, ProvisioningEvent, Published, RawOrigin,
     Reception, Timestamp, Transaction,
@@ -276,7 +277,22 @@ pub fn classified(
         event: Some(self::event(event, None)),
         classification: Some(classification(given)),
         group_push_failed: card,
+        considered: Vec::new(),
     }
+}
+
+/// All evidence for a cause, the best first.
+pub fn considered(candidates: &[Candidate<'_>]) -> Vec<v1::ConsideredEvidence> {
+    let consider = |candidate: &Candidate<'_>| v1::ConsideredEvidence {
+        evidence: Some(v1::Evidence {
+            rule: candidate.rule.clone(),
+            field: candidate.field.clone(),
+            text: candidate.text.to_owned(),
+        }),
+        cause: candidate.cause.number().into(),
+        why: candidate.why(&candidates[0]),
+    };
+    candidates.iter().map(consider).collect()
 }
 
 /// The Group Push Failed card of an event, without `event_details`: those are the raw JSON, which

@@ -11,8 +11,12 @@ use crate::wire::{convert, v1};
 /// How many names come along when one is not known.
 const NEAREST: usize = 5;
 
-/// Classifies by today's rules, as `ClassifierService.Classify` does.
-pub(super) fn classify(found: Found<'_>) -> Result<v1::ClassifyResponse, NotAnEvent> {
+/// Classifies as `ClassifierService.Classify` does.
+pub(super) fn classify(
+    classifier: &Classifier,
+    found: Found<'_>,
+    explain: bool,
+) -> Result<v1::ClassifyResponse, NotAnEvent> {
     let delivery = found.envelope.as_deref().map(|envelope| Delivery {
         event_id: envelope.event_id.clone(),
         event_time: envelope.event_time.clone(),
@@ -20,16 +24,18 @@ pub(super) fn classify(found: Found<'_>) -> Result<v1::ClassifyResponse, NotAnEv
         headers: Vec::new(),
     });
     let event = found.event?;
-    let classification = Classifier::embedded().classify(&event);
+    let classification = classifier.classify(&event);
+    let considered = if explain {
+        convert::considered(&classifier.explain(&event))
+    } else {
+        Vec::new()
+    };
     let date_time = date_time(&event.published);
     let delivery = delivery.unwrap_or_default();
-    Ok(convert::classified(
-        event,
-        classification,
-        date_time,
-        &delivery,
-        found.json,
-    ))
+    Ok(v1::ClassifyResponse {
+        considered,
+        ..convert::classified(event, classification, date_time, &delivery, found.json)
+    })
 }
 
 /// All event types, by name.

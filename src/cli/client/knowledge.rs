@@ -18,8 +18,10 @@ use super::page::{self, Page};
 use super::split::{Content, Piece, Splitter};
 use crate::cli::UsageError;
 use crate::domain::classification::Category;
+use crate::domain::classify::Classifier;
 use crate::okta::input;
 use crate::okta::log_event::Purpose;
+use crate::server::read_rules;
 use crate::wire::v1;
 use crate::wire::v1::classifier_service_client::ClassifierServiceClient;
 use crate::wire::v1::describe_response::Description;
@@ -59,6 +61,7 @@ impl KnowledgeArgs {
 Examples:
   provident classify event.json
   provident classify --output json system-log.ndjson | jq .classification.cause
+  provident classify --rules rules.toml --explain event.json
   pbpaste | provident classify
 
 Takes one event, a JSON array, NDJSON or an event hook's envelope. Nothing is kept or sent anywhere, \
@@ -67,6 +70,12 @@ pub struct ClassifyArgs {
     /// File with events; - or none is standard input
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Tell all evidence that was found: every rule that matched, which one decided and why
+    #[arg(long)]
+    explain: bool,
+    /// TOML file with rules of your own, which count over the built-in ones
+    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    rules: Option<PathBuf>,
     #[command(flatten)]
     knowledge: KnowledgeArgs,
 }
@@ -124,10 +133,14 @@ pub(super) fn classify(args: &ClassifyArgs) -> anyhow::Result<()> {
         _ => ("standard input".to_owned(), Box::new(io::stdin())),
     };
     let format = args.knowledge.output.format()?;
+    let classifier = match &args.rules {
+        Some(path) => read_rules(path)?,
+        None => Classifier::embedded(),
+    };
     block_on(async {
-        let mut client = match &args.knowledge.server {
-            Some(address) => Some(args.knowledge.client(address).await?),
-            None => None,
+        let mut answerer = match &args.knowledge.server {
+            Some(address) => Answerer::Server(args.knowledge.client(address).await?),
+            None => Answerer::Here(classifier),
         };
         let mut splitter = Splitter::new(source, PIECE_BYTES_MAX);
         let (mut events, mut bad) = (0_u64, 0_u64);
@@ -135,7 +148,7 @@ pub(super) fn classify(args: &ClassifyArgs) -> anyhow::Result<()> {
             .next()
             .with_context(|| format!("can't read {name}"))?
         {
-            for answer in classify_piece(client.as_mut(), &piece).await? {
+            for answer in classify_piece(&mut answerer, &piece, args.explain).await? {
                 events += 1;
                 match answer {
                     Ok(answer) => emit(&show_classified(format, &answer))?,
@@ -163,10 +176,17 @@ pub(super) fn classify(args: &ClassifyArgs) -> anyhow::Result<()> {
     })
 }
 
+/// Who says what events mean.
+enum Answerer {
+    Server(Client),
+    Here(&'static Classifier),
+}
+
 /// The answers for one piece of the input, one for each event in it, or what is wrong with it.
 async fn classify_piece(
-    client: Option<&mut Client>,
+    answerer: &mut Answerer,
     piece: &Piece,
+    explain: bool,
 ) -> anyhow::Result<Vec<Result<v1::ClassifyResponse, String>>> {
     let json = match &piece.content {
         Content::Json(json) => json,
@@ -180,11 +200,15 @@ async fn classify_piece(
         }
     };
     let found = input::read(json, Purpose::Classify, usize::MAX).expect("no limit is passed");
-    let Some(client) = client else {
-        return Ok(found
-            .into_iter()
-            .map(|found| builtin::classify(found).map_err(|problem| problem.to_string()))
-            .collect());
+    let client = match answerer {
+        Answerer::Server(client) => client,
+        Answerer::Here(classifier) => {
+            let classify = |found| builtin::classify(classifier, found, explain);
+            return Ok(found
+                .into_iter()
+                .map(|found| classify(found).map_err(|problem| problem.to_string()))
+                .collect());
+        }
     };
     let mut answers = Vec::new();
     for found in found {
@@ -196,6 +220,7 @@ async fn classify_piece(
             input: Some(v1::classify_request::Input::Json(
                 found.json.to_owned().into(),
             )),
+            explain,
         };
         match client.classify(request).await {
             Ok(answer) => answers.push(Ok(answer.into_inner())),

@@ -10,6 +10,7 @@ mod ingest;
 mod knowledge;
 mod output;
 mod page;
+mod rules;
 mod split;
 mod tail;
 
@@ -26,11 +27,13 @@ use tonic_health::pb::health_client::HealthClient;
 use self::connection::{CallError, ClientArgs, block_on};
 pub use self::ingest::IngestArgs;
 pub use self::knowledge::{ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs};
+pub use self::rules::RulesCommand;
 pub use self::output::OutputClosed;
 use self::output::{OutputFormat, emit, note};
 pub use self::tail::TailArgs;
 use super::{ClientCommand, UsageError};
 use crate::config::{Config, Flags};
+use crate::server::read_rules;
 use crate::wire;
 
 #[derive(Debug, clap::Args)]
@@ -68,6 +71,7 @@ pub(super) fn run(command: ClientCommand) -> anyhow::Result<()> {
         ClientCommand::Describe(args) => knowledge::describe(&args),
         ClientCommand::EventTypes(args) => knowledge::event_types(&args),
         ClientCommand::Applications(args) => knowledge::applications(&args),
+        ClientCommand::Rules(command) => rules::run(&command),
         ClientCommand::Probe(args) => probe(&args),
         ClientCommand::Proto(args) => proto(&args),
     }
@@ -76,6 +80,9 @@ pub(super) fn run(command: ClientCommand) -> anyhow::Result<()> {
 /// Shows the configuration that `serve` would run with.
 pub(super) fn check_config(flags: Flags, explain: bool) -> anyhow::Result<()> {
     let loaded = Config::load(flags)?;
+    if let Some(path) = &loaded.config.classify.rules_file {
+        read_rules(path)?;
+    }
     for warning in &loaded.config.warnings {
         note(&format!("warning: {warning}"));
     }
@@ -145,6 +152,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     for cause in causes {
         note(&format!("caused by: {cause}"));
     }
-    let usage = error.is::<UsageError>() || error.is::<crate::config::InvalidConfig>();
+    let usage = error.is::<UsageError>()
+        || error.is::<crate::config::InvalidConfig>()
+        || error.is::<crate::server::UnusableRules>();
     ExitCode::from(if usage { 2 } else { 1 })
 }

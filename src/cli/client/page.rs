@@ -87,6 +87,24 @@ pub(super) fn streamed(page: &mut Page, streamed: &v1::StreamedEvent) {
 pub(super) fn classified(page: &mut Page, answer: &v1::ClassifyResponse) {
     let event = answer.event.clone().unwrap_or_default();
     write_event(page, &event, answer.classification.as_ref(), "", None);
+    if answer.considered.is_empty() {
+        return;
+    }
+    // In front of the empty line that ends the event.
+    page.0.pop();
+    for (index, considered) in answer.considered.iter().enumerate() {
+        let evidence = considered.evidence.clone().unwrap_or_default();
+        let text = format!(
+            "{}: {}, by \"{}\" in {}: {}",
+            plain(&evidence.rule),
+            words!(Cause, considered.cause),
+            plain(&evidence.text),
+            plain(&evidence.field),
+            plain(&considered.why)
+        );
+        page.field(if index == 0 { "evidence" } else { "" }, &text);
+    }
+    page.line("");
 }
 
 fn write_event(

@@ -101,9 +101,10 @@ fn unheard(classifier: &Classifier, rule: &Rule, phrase: &Located) -> Option<Rul
 
 /// The shortest texts that a phrase matches: each word of each part once.
 fn samples(classifier: &Classifier, rule: &Rule, place: Place, phrase: &str) -> Vec<String> {
-    let Ok(Phrase { parts }) = Phrase::parse(phrase, classifier.words()) else {
+    let Ok(phrase) = Phrase::parse(phrase, classifier.words()) else {
         return Vec::new();
     };
+    let parts = phrase.words_of_parts();
     let status = match rule.with_status.first() {
         Some(code) if matches!(place, Place::Text | Place::Code) => {
             format!("HTTP {code}. Errors reported by remote server: ")

@@ -72,11 +72,32 @@ pub struct Candidate<'a> {
     pub field: String,
     /// The words it goes by, from that field.
     pub text: &'a str,
+    order: (u8, u8, usize),
     disposition: Option<Disposition>,
     responder: Option<Responder>,
     remediation: Option<&'a str>,
     by_catalogue: bool,
     whole_connector: bool,
+}
+
+impl Candidate<'_> {
+    /// Why it decides, or why another one, the first, does so before it.
+    pub fn why(&self, first: &Self) -> String {
+        if self == first {
+            return format!("decides, as {}", self.stage);
+        }
+        if self.stage != first.stage {
+            return format!("{} counts less than {}", self.stage, first.stage);
+        }
+        match (self.order, first.order) {
+            ((1, ..), (0, ..)) => "a status counts less than a rule's words".to_owned(),
+            ((_, mine, _), (_, theirs, _)) if mine != theirs => {
+                format!("{} is read before {}", first.field, self.field)
+            }
+            ((1, ..), _) => format!("the text names {} first", first.rule),
+            _ => format!("{} stands before it in the rules", first.rule),
+        }
+    }
 }
 
 /// A cause before it is dressed as a candidate: what decides the order, and where to look.
@@ -167,13 +188,18 @@ impl Classifier {
             }])
         };
         let classifier = Self::build(&BUILT_IN, Some(theirs)).map_err(unusable)?;
-        InvalidRules::check(check::problems(&classifier, &classifier.rules[..classifier.deployment_rules]))?;
+        InvalidRules::check(check::problems(&classifier, classifier.deployment_rules()))?;
         Ok(classifier)
     }
 
     /// The version of the built-in rules, and of the deployment's where there are some.
     pub fn rule_set_version(&self) -> &str {
         &self.version
+    }
+
+    /// The deployment's rules.
+    pub fn deployment_rules(&self) -> &[Rule] {
+        &self.rules[..self.deployment_rules]
     }
 
     /// The classes of words that phrases may name.
@@ -329,10 +355,17 @@ impl Classifier {
         let application = application(event);
         let mut clues = self.clues(event, known, application.as_ref());
         clues.sort_by_key(Clue::rank);
-        clues
-            .iter()
-            .map(|clue| self.candidate(clue, known))
-            .collect()
+        let mut candidates: Vec<Candidate<'_>> = Vec::new();
+        for candidate in clues.iter().map(|clue| self.candidate(clue, known)) {
+            // The fullest quote of a rule comes first; its others say no more.
+            let said = |known: &Candidate<'_>| {
+                known.rule == candidate.rule && known.field == candidate.field
+            };
+            if !candidates.iter().any(said) {
+                candidates.push(candidate);
+            }
+        }
+        candidates
     }
 
     /// The answer for a success, before anything is known but the type.
@@ -395,12 +428,14 @@ impl Classifier {
         }
 
         // What stands in a name counts as nothing in any of the texts.
-        let names: Vec<&str> = event
+        let mut names: Vec<&str> = event
             .targets
             .iter()
             .flat_map(|target| [target.display_name.as_str(), target.alternate_id.as_str()])
             .filter(|name| !name.is_empty())
             .collect();
+        names.sort_unstable();
+        names.dedup();
         let mut worth = 0;
         let mut read = |place: Place, field: Field<'e>, text: &'e str| {
             let reading = self.grammar.read(text, &names);
@@ -443,6 +478,9 @@ impl Classifier {
             (Place::EventType, Field::EventType, &event.event_type, 2, known.is_some()),
         ];
         for (place, field, name, worth, is_known) in names {
+            if is_known && self.deployment_rules == 0 {
+                continue;
+            }
             for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
                 if !is_known || hit.what < self.deployment_rules {
                     clues.add_rule(place, hit.what, worth, field, name);
@@ -467,6 +505,7 @@ impl Classifier {
     fn candidate<'a>(&'a self, clue: &Clue<'a>, known: Option<&'a EventType>) -> Candidate<'a> {
         let bare = Candidate {
             stage: clue.stage,
+            order: clue.order,
             cause: Cause::Unknown,
             rule: String::new(),
             field: clue.field.path(),

@@ -46,51 +46,67 @@ pub struct Hit<T> {
     pub end: usize,
 }
 
-/// A phrase taken apart: for each part the words that may stand there.
+/// A phrase taken apart: for each part what may stand there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phrase<'a> {
-    pub parts: Vec<Vec<&'a str>>,
+    pub parts: Vec<Vec<Alternative<'a>>>,
+}
+
+/// What may stand in a part of a phrase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alternative<'a> {
+    Words(&'a str),
+    Class { name: &'a str, words: &'a [String] },
 }
 
 impl<'a> Phrase<'a> {
     /// Words as they are, without a syntax.
     pub fn words(text: &'a str) -> Self {
         Self {
-            parts: vec![vec![text]],
+            parts: vec![vec![Alternative::Words(text)]],
         }
     }
 
     pub fn parse(text: &'a str, classes: &'a Classes) -> Result<Self, PhraseError> {
-        let mut parts = Vec::new();
-        for part in text.split(GAP) {
-            let mut words = Vec::new();
-            for alternative in part.split('|').map(str::trim) {
-                let class = alternative
-                    .strip_prefix('{')
-                    .and_then(|rest| rest.strip_suffix('}'));
-                match class {
-                    Some(class) => {
-                        let known =
-                            classes
-                                .get(class)
-                                .ok_or_else(|| PhraseError::UnknownClass {
-                                    phrase: text.to_owned(),
-                                    class: class.to_owned(),
-                                })?;
-                        words.extend(known.iter().map(String::as_str));
+        let alternative = |text_of: &'a str| {
+            let class = text_of
+                .strip_prefix('{')
+                .and_then(|rest| rest.strip_suffix('}'));
+            match class {
+                Some(name) => match classes.get(name) {
+                    Some(words) => Ok(Alternative::Class { name, words }),
+                    None => Err(PhraseError::UnknownClass {
+                        phrase: text.to_owned(),
+                        class: name.to_owned(),
+                    }),
+                },
+                None if text_of.starts_with('{') && text_of.contains('}') => {
+                    Err(PhraseError::StrayBrace(text.to_owned()))
+                }
+                None if is_empty(text_of) => Err(PhraseError::Empty(text.to_owned())),
+                None => Ok(Alternative::Words(text_of)),
+            }
+        };
+        let part = |part: &'a str| part.split('|').map(str::trim).map(alternative).collect();
+        let parts = text.split(GAP).map(part).collect::<Result<_, _>>()?;
+        Ok(Self { parts })
+    }
+
+    /// For each part all words that may stand there.
+    pub fn words_of_parts(&self) -> Vec<Vec<&'a str>> {
+        let words = |part: &Vec<Alternative<'a>>| {
+            let mut all = Vec::new();
+            for alternative in part {
+                match *alternative {
+                    Alternative::Words(words) => all.push(words),
+                    Alternative::Class { words, .. } => {
+                        all.extend(words.iter().map(String::as_str));
                     }
-                    None if alternative.starts_with('{') && alternative.contains('}') => {
-                        return Err(PhraseError::StrayBrace(text.to_owned()));
-                    }
-                    None => words.push(alternative),
                 }
             }
-            if words.is_empty() || words.iter().any(|word| is_empty(word)) {
-                return Err(PhraseError::Empty(text.to_owned()));
-            }
-            parts.push(words);
-        }
-        Ok(Self { parts })
+            all
+        };
+        self.parts.iter().map(words).collect()
     }
 }
 
@@ -100,24 +116,29 @@ pub fn is_empty(word: &str) -> bool {
 }
 
 /// What is searched for, ready to be.
+///
+/// A *symbol* is a class of words, or words that a phrase names themselves. Words know their
+/// symbols, and symbols the phrases that begin with them; so the work does not grow with phrases
+/// whose beginning does not stand in the text.
 #[derive(Debug)]
 pub struct Phrases<T> {
     automaton: AhoCorasick,
     /// By the automaton's patterns.
     words: Vec<Word>,
-    /// What a phrase of one part stands for, by its word.
+    /// What a phrase of one part stands for, by its symbol.
     single: Vec<Vec<T>>,
-    /// Where words stand in phrases of several parts.
-    part_of: Vec<Vec<u32>>,
-    /// Phrases of several parts by the first of them.
+    /// Phrases of several parts, by the symbols of the first.
     beginning: Vec<Vec<Sequence<T>>>,
+    /// The symbols of each part but the first, sorted.
+    parts: Vec<Vec<u32>>,
 }
 
-/// A folded word and its open sides.
-#[derive(Clone, Copy, Debug)]
+/// Folded words, their open sides and their symbols.
+#[derive(Clone, Debug)]
 struct Word {
     open_left: bool,
     open_right: bool,
+    symbols: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -134,65 +155,61 @@ impl<T: Copy> Phrases<T> {
     pub fn new<'a>(
         phrases: impl IntoIterator<Item = (Phrase<'a>, T)>,
     ) -> Result<Self, PhraseError> {
-        let mut words = Dictionary::default();
+        let mut dictionary = Dictionary::default();
         let mut single: Vec<Vec<T>> = Vec::new();
-        let mut part_of: Vec<Vec<u32>> = Vec::new();
-        let mut parts: HashMap<Vec<u32>, u32> = HashMap::new();
         let mut beginning: Vec<Vec<Sequence<T>>> = Vec::new();
+        let mut places: HashMap<Vec<u32>, u32> = HashMap::new();
+        let mut parts = Vec::new();
         for (phrase, what) in phrases {
-            let ids: Vec<Vec<u32>> = phrase
-                .parts
-                .iter()
-                .map(|part| {
-                    let mut ids: Vec<u32> = part.iter().map(|word| words.id(word)).collect();
-                    ids.sort_unstable();
-                    ids.dedup();
-                    ids
+            let mut symbols = phrase.parts.iter().map(|part| {
+                let mut symbols: Vec<u32> =
+                    part.iter().map(|one| dictionary.symbol(*one)).collect();
+                symbols.sort_unstable();
+                symbols.dedup();
+                symbols
+            });
+            let first = symbols.next().unwrap_or_default();
+            let rest: Vec<u32> = symbols
+                .map(|symbols| {
+                    let next = u32::try_from(parts.len()).expect("files are far smaller");
+                    *places.entry(symbols).or_insert_with_key(|symbols| {
+                        parts.push(symbols.clone());
+                        next
+                    })
                 })
                 .collect();
-            single.resize_with(words.words.len(), Vec::new);
-            part_of.resize_with(words.words.len(), Vec::new);
-            if let [only] = ids.as_slice() {
-                for id in only {
-                    single[*id as usize].push(what);
+            single.resize_with(dictionary.symbols.len(), Vec::new);
+            beginning.resize_with(dictionary.symbols.len(), Vec::new);
+            for symbol in first {
+                if rest.is_empty() {
+                    single[symbol as usize].push(what);
+                } else {
+                    let rest = rest.clone();
+                    beginning[symbol as usize].push(Sequence { rest, what });
                 }
-                continue;
             }
-            let mut sequence = ids.into_iter().map(|ids| {
-                let next = u32::try_from(parts.len()).expect("files are far smaller");
-                *parts.entry(ids.clone()).or_insert_with(|| {
-                    for id in ids {
-                        part_of[id as usize].push(next);
-                    }
-                    next
-                })
-            });
-            let first = sequence.next().expect("a phrase has a part");
-            let rest = sequence.collect();
-            beginning.resize_with(parts.len(), Vec::new);
-            beginning[first as usize].push(Sequence { rest, what });
         }
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::Standard)
-            .build(&words.folded)
+            .build(&dictionary.folded)
             .map_err(|_too_large| PhraseError::TooLarge)?;
         Ok(Self {
             automaton,
-            words: words.words,
+            words: dictionary.words,
             single,
-            part_of,
             beginning,
+            parts,
         })
     }
 
     /// The words of a text that phrases are made of.
-    pub fn words(&self, text: &Folded) -> Found {
+    pub fn words(&self, text: &Folded<'_>) -> Found {
         let mut found: Found = self
             .automaton
             .find_overlapping_iter(&text.bytes)
             .filter_map(|found| {
                 let what = found.pattern().as_u32();
-                let word = self.words[what as usize];
+                let word = &self.words[what as usize];
                 let whole = (word.open_left || text.begins_at(found.start()))
                     && (word.open_right || text.begins_at(found.end()));
                 whole.then(|| Hit {
@@ -210,8 +227,9 @@ impl<T: Copy> Phrases<T> {
     /// What the phrases of one part that were found stand for.
     pub fn singles<'a>(&'a self, found: &'a [Hit<u32>]) -> impl Iterator<Item = Hit<T>> + 'a {
         found.iter().flat_map(|hit| {
-            let meanings = &self.single[hit.what as usize];
-            meanings.iter().map(|&what| Hit {
+            let symbols = self.words[hit.what as usize].symbols.iter();
+            let meanings = symbols.flat_map(|symbol| &self.single[*symbol as usize]);
+            meanings.map(|&what| Hit {
                 what,
                 start: hit.start,
                 end: hit.end,
@@ -220,18 +238,34 @@ impl<T: Copy> Phrases<T> {
     }
 
     /// What the phrases of several parts that were found stand for; `clauses` tells which words
-    /// belong together.
-    pub fn sequences(&self, found: &[Hit<u32>], clauses: &Clauses, mut hit: impl FnMut(Hit<T>)) {
-        if !found
-            .iter()
-            .any(|word| !self.part_of[word.what as usize].is_empty())
-        {
-            return;
+    /// belong together, and is asked only if any do.
+    pub fn sequences(
+        &self,
+        found: &[Hit<u32>],
+        clauses: impl FnOnce() -> Clauses,
+        mut hit: impl FnMut(Hit<T>),
+    ) {
+        let mut present = Bits::new(self.beginning.len());
+        for word in found {
+            for symbol in &self.words[word.what as usize].symbols {
+                present.set(*symbol);
+            }
         }
-        let spots = clauses.spots(found);
+        let may_stand = |part: &u32| {
+            let symbols = &self.parts[*part as usize];
+            symbols.iter().any(|symbol| present.has(*symbol))
+        };
+        let mut clauses = Some(clauses);
+        let mut spots = Vec::new();
         for (index, first) in found.iter().enumerate() {
-            for part in &self.part_of[first.what as usize] {
-                for sequence in &self.beginning[*part as usize] {
+            for symbol in &self.words[first.what as usize].symbols {
+                for sequence in &self.beginning[*symbol as usize] {
+                    if !sequence.rest.iter().all(may_stand) {
+                        continue;
+                    }
+                    if let Some(clauses) = clauses.take() {
+                        spots = clauses().spots(found);
+                    }
                     if let Some(end) = self.rest_of(&sequence.rest, index, found, &spots) {
                         hit(Hit {
                             what: sequence.what,
@@ -255,6 +289,7 @@ impl<T: Copy> Phrases<T> {
         let Some((next, rest)) = rest.split_first() else {
             return Some(found[before].end);
         };
+        let wanted = &self.parts[*next as usize];
         for index in before + 1..found.len() {
             if found[index].start < found[before].end {
                 continue;
@@ -263,7 +298,8 @@ impl<T: Copy> Phrases<T> {
                 return None;
             }
             // The nearest counts: whatever stands farther off has no better chance.
-            if self.part_of[found[index].what as usize].contains(next) {
+            let symbols = &self.words[found[index].what as usize].symbols;
+            if symbols.iter().any(|symbol| wanted.binary_search(symbol).is_ok()) {
                 return self.rest_of(rest, index, found, spots);
             }
         }
@@ -274,8 +310,26 @@ impl<T: Copy> Phrases<T> {
     pub fn hits(&self, text: &str) -> Vec<Hit<T>> {
         let found = self.words(&Folded::of(text));
         let mut hits: Vec<_> = self.singles(&found).collect();
-        self.sequences(&found, &Clauses::of(text, &[]), |hit| hits.push(hit));
+        self.sequences(&found, || Clauses::of(text, &[]), |hit| hits.push(hit));
         hits
+    }
+}
+
+/// A set of small numbers.
+#[derive(Debug)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn new(max: usize) -> Self {
+        Self(vec![0; max / 64 + 1])
+    }
+
+    fn set(&mut self, bit: u32) {
+        self.0[bit as usize / 64] |= 1 << (bit % 64);
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        self.0[bit as usize / 64] & (1 << (bit % 64)) != 0
     }
 }
 
@@ -284,14 +338,35 @@ struct Dictionary {
     ids: HashMap<(Vec<u8>, bool, bool), u32>,
     folded: Vec<Vec<u8>>,
     words: Vec<Word>,
+    /// By the text of an alternative: a class's is in braces.
+    symbols: HashMap<String, u32>,
 }
 
 impl Dictionary {
-    fn id(&mut self, word: &str) -> u32 {
+    fn symbol(&mut self, alternative: Alternative<'_>) -> u32 {
+        let next = u32::try_from(self.symbols.len()).expect("files are far smaller");
+        let (name, words) = match alternative {
+            Alternative::Words(words) => (words.to_owned(), vec![words]),
+            Alternative::Class { name, words } => (
+                format!("{{{name}}}"),
+                words.iter().map(String::as_str).collect(),
+            ),
+        };
+        let symbol = *self.symbols.entry(name).or_insert(next);
+        if symbol == next {
+            for word in words {
+                let id = self.id(word);
+                self.words[id].symbols.push(symbol);
+            }
+        }
+        symbol
+    }
+
+    fn id(&mut self, word: &str) -> usize {
         let (open_left, open_right) = (word.starts_with('*'), word.ends_with('*'));
         let folded = Folded::of(word.trim_matches('*')).bytes;
         let next = u32::try_from(self.words.len()).expect("files are far smaller");
-        *self
+        let id = *self
             .ids
             .entry((folded.clone(), open_left, open_right))
             .or_insert_with(|| {
@@ -299,68 +374,61 @@ impl Dictionary {
                 self.words.push(Word {
                     open_left,
                     open_right,
+                    symbols: Vec::new(),
                 });
                 next
-            })
+            });
+        id as usize
     }
 }
 
 /// A text as phrases see it.
-#[derive(Clone, Debug, Default)]
-pub struct Folded {
+#[derive(Clone, Debug)]
+pub struct Folded<'t> {
+    text: &'t str,
     bytes: Vec<u8>,
-    /// Where each byte comes from, and whether a word begins there; one more for the end.
-    marks: Vec<Mark>,
+    /// Where the character of each byte begins in the text, twice, and one more if a word begins
+    /// there; at the end one for the end.
+    marks: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    from: u32,
-    to: u32,
-    begins: bool,
-}
-
-impl Folded {
-    pub fn of(text: &str) -> Self {
+impl<'t> Folded<'t> {
+    pub fn of(text: &'t str) -> Self {
         let mut folded = Self {
+            text,
             bytes: Vec::with_capacity(text.len() + 8),
             marks: Vec::with_capacity(text.len() + 8),
         };
-        // The character before, and the one before that.
         let mut before = Kind::Other;
         let mut at = 0;
-        while let Some((c, bytes)) = next_char(&text[at..]) {
-            let kind = Kind::of(c);
-            let hump = match (before, kind) {
-                (Kind::Lower | Kind::Digit, Kind::Upper) => true,
-                // The last capital of `HTTPError` begins the next word.
-                (Kind::Upper, Kind::Upper) => next_char(&text[at + bytes..])
-                    .is_some_and(|(next, _)| Kind::of(next) == Kind::Lower),
-                _ => false,
-            };
-            let begins = hump || !(before.is_of_word() && kind.is_of_word());
-            folded.push(c, at, at + bytes, begins);
+        while let Some(&byte) = text.as_bytes().get(at) {
+            let plain = PLAIN[byte as usize];
+            let (kind, bytes);
+            if plain.is_plain {
+                (kind, bytes) = (plain.kind, 1);
+                let begins = Kind::begins_word(before, kind, || Kind::at(text, at + 1));
+                if let Some(folded_byte) = plain.folded {
+                    folded.bytes.push(folded_byte);
+                    folded.marks.push(mark(at, begins));
+                }
+            } else {
+                let (c, length) = next_char(&text[at..]).unwrap_or((' ', 1));
+                (kind, bytes) = (Kind::of(c), length);
+                let begins = Kind::begins_word(before, kind, || Kind::at(text, at + bytes));
+                folded.push(c, at, begins);
+            }
             before = kind;
             at += bytes;
         }
-        let end = mark(text.len(), text.len(), true);
-        folded.marks.push(end);
+        folded.marks.push(mark(text.len(), true));
         folded
     }
 
-    fn push(&mut self, c: char, from: usize, to: usize, begins: bool) {
+    fn push(&mut self, c: char, from: usize, begins: bool) {
         let mut buffer = [0; 4];
         let (plain, more);
         let bytes: &[u8] = match c {
-            'a'..='z' | '0'..='9' => {
-                plain = [c as u8];
-                &plain
-            }
-            'A'..='Z' => {
-                plain = [c.to_ascii_lowercase() as u8];
-                &plain
-            }
-            '_' | '-' | '\'' | '`' | '\u{2018}' | '\u{2019}' => return,
+            '\u{2018}' | '\u{2019}' => return,
             c if c.is_whitespace() => return,
             'ä' | 'Ä' => b"ae",
             'ö' | 'Ö' => b"oe",
@@ -373,7 +441,10 @@ impl Folded {
                 &plain
             }
             c if c.is_ascii() => {
-                plain = [c as u8];
+                let Some(folded) = PLAIN[c as usize].folded else {
+                    return;
+                };
+                plain = [folded];
                 &plain
             }
             c => {
@@ -383,32 +454,68 @@ impl Folded {
         };
         for (index, byte) in bytes.iter().enumerate() {
             self.bytes.push(*byte);
-            self.marks.push(mark(from, to, begins && index == 0));
+            self.marks.push(mark(from, begins && index == 0));
         }
     }
 
     /// Whether a word begins there, so that the one before has ended.
     fn begins_at(&self, at: usize) -> bool {
-        self.marks[at].begins
+        self.marks[at] & 1 == 1
     }
 
     fn origin(&self, at: usize) -> usize {
-        self.marks[at].from as usize
+        (self.marks[at] / 2) as usize
     }
 
     fn origin_of_end(&self, at: usize) -> usize {
-        at.checked_sub(1)
-            .map_or(0, |last| self.marks[last].to as usize)
+        let Some(last) = at.checked_sub(1) else {
+            return 0;
+        };
+        let from = self.origin(last);
+        from + next_char(&self.text[from..]).map_or(0, |(_, bytes)| bytes)
     }
 }
 
-fn mark(from: usize, to: usize, begins: bool) -> Mark {
-    let short = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-    Mark {
-        from: short(from),
-        to: short(to),
-        begins,
+/// What becomes of each ASCII character but the backslash, which may begin an escape.
+static PLAIN: [Plain; 256] = {
+    let none = Plain {
+        is_plain: false,
+        kind: Kind::Other,
+        folded: None,
+    };
+    let mut table = [none; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let c = byte as u8;
+        table[byte] = Plain {
+            is_plain: c != b'\\',
+            kind: match c {
+                b'a'..=b'z' => Kind::Lower,
+                b'A'..=b'Z' => Kind::Upper,
+                b'0'..=b'9' => Kind::Digit,
+                _ => Kind::Other,
+            },
+            folded: match c {
+                b'_' | b'-' | b'\'' | b'`' | b' ' | b'\t'..=b'\r' => None,
+                _ => Some(c.to_ascii_lowercase()),
+            },
+        };
+        byte += 1;
     }
+    table
+};
+
+#[derive(Clone, Copy)]
+struct Plain {
+    is_plain: bool,
+    kind: Kind,
+    /// None where it only parts words.
+    folded: Option<u8>,
+}
+
+fn mark(from: usize, begins: bool) -> u32 {
+    // Texts are cut at a limit long before this matters.
+    u32::try_from(from * 2 + usize::from(begins)).unwrap_or(u32::MAX)
 }
 
 /// The first character of a text and its length there; an escape of JSON is what it stands for.
@@ -456,8 +563,19 @@ impl Kind {
         }
     }
 
-    fn is_of_word(self) -> bool {
-        self != Self::Other
+    /// The kind of the character at a place of a text.
+    fn at(text: &str, at: usize) -> Self {
+        next_char(&text[at..]).map_or(Self::Other, |(c, _)| Self::of(c))
+    }
+
+    /// Whether a word begins with a character of `kind` that stands behind one of `before`.
+    fn begins_word(before: Self, kind: Self, next: impl FnOnce() -> Self) -> bool {
+        match (before, kind) {
+            (Self::Other, _) | (_, Self::Other) | (Self::Lower | Self::Digit, Self::Upper) => true,
+            // The last capital of `HTTPError` begins the next word.
+            (Self::Upper, Self::Upper) => next() == Self::Lower,
+            _ => false,
+        }
     }
 }
 
@@ -614,7 +732,7 @@ mod tests {
         let found = phrases.words(&Folded::of(&text));
         let clauses = Clauses::of(&text, &[(5, text.len() - 10)]);
         let mut hits = 0;
-        phrases.sequences(&found, &clauses, |_| hits += 1);
+        phrases.sequences(&found, || clauses, |_| hits += 1);
         assert_eq!(hits, 1);
     }
 

@@ -227,6 +227,9 @@ impl RuleFile {
     pub fn parse(text: &str, owner: Owner<'_>) -> Result<Self, InvalidRules> {
         let mut reader = Reader {
             text,
+            lines: std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+                .collect(),
             owner,
             problems: Vec::new(),
         };
@@ -238,6 +241,8 @@ impl RuleFile {
 
 struct Reader<'a> {
     text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     owner: Owner<'a>,
     problems: Vec<RuleProblem>,
 }
@@ -246,9 +251,7 @@ type Entry<'i> = (Spanned<DeString<'i>>, Spanned<DeValue<'i>>);
 
 impl Reader<'_> {
     fn line(&self, offset: usize) -> usize {
-        1 + self.text[..offset.min(self.text.len())]
-            .matches('\n')
-            .count()
+        self.lines.partition_point(|start| *start <= offset)
     }
 
     fn problem(&mut self, offset: usize, rule: &str, problem: impl Into<String>) {

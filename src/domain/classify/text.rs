@@ -12,8 +12,8 @@ use crate::domain::classify::rules::{NameLead, Place, Rule, RuleFile, StatusRule
 /// Okta cuts `outcome.reason` at 255 characters; debug data may hold a whole answer of the app.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
 
-/// Shorter names stand in too many words to be told from them.
-const NAME_BYTES_MIN: usize = 3;
+/// Shorter names stand in too many words to be told from them; no text has longer ones whole.
+const NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=256;
 
 /// Events have about three targets; the limit bounds the work for one with thousands.
 const NAMES_MAX: usize = 16;
@@ -203,8 +203,8 @@ impl Grammar {
                 Piece::Phrase(_) | Piece::Lead(_) | Piece::RemoteMarker => {}
             }
         }
-        let clauses = Clauses::of(text, &masks);
-        self.phrases.sequences(&words, &clauses, |hit| {
+        let clauses = || Clauses::of(text, &masks);
+        self.phrases.sequences(&words, clauses, |hit| {
             if let Piece::Rule(what) = hit.what {
                 let Hit { start, end, .. } = hit;
                 reading.rules.push(Hit { what, start, end });
@@ -240,7 +240,7 @@ impl Grammar {
                 .iter()
                 .take(NAMES_MAX)
                 .copied()
-                .filter(|name| name.len() >= NAME_BYTES_MIN && *name != "unknown")
+                .filter(|name| NAME_BYTES.contains(&name.len()) && *name != "unknown")
         };
 
         let mut read_to = 0;
@@ -287,7 +287,11 @@ impl Grammar {
             // A name of one plain word could be any word; it counts as a name only where the
             // text says that it is one.
             let unmistakable = !name.bytes().all(|byte| byte.is_ascii_alphabetic());
-            for (start, _) in text.match_indices(name) {
+            let first = name.chars().next().unwrap_or_default();
+            for (start, _) in text.match_indices(first) {
+                if !text[start..].starts_with(name) {
+                    continue;
+                }
                 let end = start + name.len();
                 let whole = is_word_start(text, start) && is_word_end(text, end);
                 if whole && (unmistakable || is_called_a_name(&text[..start])) {
@@ -474,7 +478,12 @@ fn ends_with_noun(before: &str) -> bool {
 /// Masks what is quoted behind a noun: it names a user or a group, whatever words it has.
 fn add_quoted_names(text: &str, masks: &mut Vec<(usize, usize)>) {
     let mut read_to = 0;
+    // All quotes but the plain ones begin with one of two bytes.
+    let may_quote = |byte: u8| matches!(byte, b'"' | b'\'' | b'`' | 0xe2 | 0xe3);
     for (at, opening) in text.char_indices() {
+        if !may_quote(text.as_bytes()[at]) {
+            continue;
+        }
         let Some((_, closing)) = QUOTES.iter().find(|(quote, _)| *quote == opening) else {
             continue;
         };
