@@ -89,20 +89,34 @@ fn main() {
 
     let contestants: [(&'static str, &dyn Fn(usize)); 5] = [
         ("serde_json into a Value", &|at| {
-            drop(black_box(serde_json::from_str::<serde_json::Value>(&events[at])));
+            drop(black_box(serde_json::from_str::<serde_json::Value>(
+                &events[at],
+            )));
         }),
         ("read and classify", &|at| {
             drop(black_box(built_in.classify(&read(&events[at]))));
         }),
         ("read", &|at| drop(black_box(read(&events[at])))),
-        ("classify", &|at| drop(black_box(built_in.classify(&parsed[at])))),
-        ("classify, 1000 rules more", &|at| drop(black_box(many.classify(&parsed[at])))),
+        ("classify", &|at| {
+            drop(black_box(built_in.classify(&parsed[at])))
+        }),
+        ("classify, 1000 rules more", &|at| {
+            drop(black_box(many.classify(&parsed[at])))
+        }),
     ];
     let mut figures: Vec<Figure> = contestants
         .iter()
-        .map(|(name, _)| Figure { name, micros: Vec::new() })
+        .map(|(name, _)| Figure {
+            name,
+            micros: Vec::new(),
+        })
         .collect();
-    if let Ok(one) = std::env::var("ONE") { let one: usize = one.parse().unwrap(); for i in 0..400_000 { (contestants[one].1)(i % events.len()); } return; }
+        let one: usize = one.parse().unwrap();
+        for i in 0..400_000 {
+            (contestants[one].1)(i % events.len());
+        }
+        return;
+    }
     for repeat in 0..=REPEATS {
         for turn in 0..contestants.len() {
             let place = (turn + repeat) % contestants.len();
@@ -118,8 +132,14 @@ fn main() {
         }
     }
 
-    println!("{} failures, {bytes} bytes of JSON each; {REPEATS} repeats by turns", events.len());
-    println!("{:<28}{:>8}{:>8}{:>8}   {}", "µs an event", "min", "median", "max", "÷ serde_json");
+    println!(
+        "{} failures, {bytes} bytes of JSON each; {REPEATS} repeats by turns",
+        events.len()
+    );
+    println!(
+        "{:<28}{:>8}{:>8}{:>8}   {}",
+        "µs an event", "min", "median", "max", "÷ serde_json"
+    );
     let ratio = |figure: &Figure, place: usize| figure.micros[place] / figures[0].micros[place];
     for figure in &figures {
         let ratios = (0..REPEATS).map(|place| ratio(figure, place)).collect();
@@ -134,5 +154,9 @@ fn main() {
 /// Minimum, median and maximum.
 fn spread(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
-    [values[0], values[values.len() / 2], values[values.len() - 1]]
+    [
+        values[0],
+        values[values.len() / 2],
+        values[values.len() - 1],
+    ]
 }

@@ -177,7 +177,10 @@ pub enum UnusableRules {
 fn list(path: &Path, problems: &InvalidRules) -> String {
     let lines = problems.0.iter().map(|problem| {
         let file = path.display();
-        format!("\n  {file}:{}", problem.to_string().trim_start_matches("line "))
+        format!(
+            "\n  {file}:{}",
+            problem.to_string().trim_start_matches("line ")
+        )
     });
     lines.collect()
 }
@@ -188,11 +191,10 @@ pub fn read_rules(path: &Path) -> Result<&'static Classifier, UnusableRules> {
         path: path.to_owned(),
         source,
     })?;
-    let classifier =
-        Classifier::with_rules(&text).map_err(|problems| UnusableRules::Invalid {
-            path: path.to_owned(),
-            problems,
-        })?;
+    let classifier = Classifier::with_rules(&text).map_err(|problems| UnusableRules::Invalid {
+        path: path.to_owned(),
+        problems,
+    })?;
     Ok(Box::leak(Box::new(classifier)))
 }
 

@@ -181,7 +181,9 @@ impl Value for PathBuf {
 /// Nothing, where the text is empty.
 impl Value for Option<PathBuf> {
     fn read(text: &str) -> Result<Self, String> {
-        Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
+        Ok(Some(text)
+            .filter(|text| !text.is_empty())
+            .map(PathBuf::from))
     }
 
     fn toml(&self) -> String {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::json::{each_field, elements, kind_of, text};
-use super::log_event::{NotAnEvent, Purpose, RawObject, not_json};
+use super::log_event::{self, NotAnEvent, Purpose, RawObject, not_json};
+use super::usual;
 use crate::domain::event::ProvisioningEvent;
 
 /// The `eventType` of an event hook's envelope.
@@ -35,7 +36,13 @@ pub struct Found<'a> {
 
 /// Reads an input that is one LogEvent and nothing else.
 pub fn read_one(input: &[u8], purpose: Purpose) -> Result<ProvisioningEvent, NotAnEvent> {
-    let object = RawObject::parse(text_of(input)?)?;
+    let text = text_of(input)?;
+    if let Some(event) = usual::read(text, purpose)
+        && event.event_type != ENVELOPE_TYPE
+    {
+        return Ok(event);
+    }
+    let object = RawObject::parse(text)?;
     if object.event_type().as_deref() == Some(ENVELOPE_TYPE) {
         return Err(NotAnEvent::NotAnObject {
             found: "an event hook's envelope",
@@ -118,6 +125,11 @@ impl<'a> Finds<'a> {
     }
 
     fn read_object(&mut self, json: &'a str, purpose: Purpose) -> Result<(), TooManyEvents> {
+        if let Some(event) = usual::read(json, purpose)
+            && event.event_type != ENVELOPE_TYPE
+        {
+            return self.push(json, None, Ok(event));
+        }
         let object = match RawObject::parse(json) {
             Ok(object) => object,
             Err(problem) => return self.push(json, None, Err(problem)),
@@ -158,7 +170,7 @@ impl<'a> Finds<'a> {
             event_time: member(object.event_time),
         });
         for item in items {
-            let event = RawObject::parse(item.get()).and_then(|object| object.into_event(purpose));
+            let event = log_event::parse(item.get(), purpose);
             self.push(item.get(), Some(Arc::clone(&envelope)), event)?;
         }
         Ok(())

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::json::{each_field, is_text, kind_of, text, text_map};
+use super::usual;
 use crate::domain::event::{Entity, Outcome, ProvisioningEvent, Published, Timestamp, Transaction};
 
 /// Longest `uuid` and `eventType` that are taken. Okta's are 36 and under 120 characters long;
@@ -222,7 +223,10 @@ fn same_spelling(name: &str, known: &str) -> bool {
 
 /// Reads one LogEvent.
 pub fn parse(json: &str, purpose: Purpose) -> Result<ProvisioningEvent, NotAnEvent> {
-    RawObject::parse(json)?.into_event(purpose)
+    match usual::read(json, purpose) {
+        Some(event) => Ok(event),
+        None => RawObject::parse(json)?.into_event(purpose),
+    }
 }
 
 /// Says where the text stops being JSON.
@@ -240,11 +244,15 @@ fn members<'a>(value: Option<&'a RawValue>, field: impl FnMut(&str, &'a RawValue
 }
 
 fn published(value: &RawValue) -> Published {
-    match text(value) {
-        None => Published::Missing,
-        Some(text) if text.is_empty() => Published::Missing,
-        Some(text) => parse_time(&text).map_or(Published::Text(text), Published::At),
+    text(value).map_or(Published::Missing, published_text)
+}
+
+/// What a text in the place of a time says.
+pub(super) fn published_text(text: String) -> Published {
+    if text.is_empty() {
+        return Published::Missing;
     }
+    parse_time(&text).map_or(Published::Text(text), Published::At)
 }
 
 /// An RFC 3339 time of the years 1 to 9999; `None` without a zone, or for a day or an offset that

@@ -9,3 +9,4 @@ pub mod input;
 pub mod json;
 pub mod log_event;
 pub mod org;
+mod usual;

@@ -27,8 +27,7 @@ pub(super) fn disposition(
         .unwrap_or(usual.1);
     // Of a type that only reports failures the type's word is all there is; one that reports
     // successes as well says nothing of its failures.
-    let speaks =
-        |known: &&EventType| known.failure_semantics != FailureSemantics::ByOutcome;
+    let speaks = |known: &&EventType| known.failure_semantics != FailureSemantics::ByOutcome;
     if let (Cause::Unknown, Some(known)) = (cause, known.filter(speaks)) {
         disposition = known.stated_disposition().unwrap_or(disposition);
         responder = known.responder.unwrap_or(responder);

@@ -22,7 +22,11 @@ pub(super) fn problems(classifier: &Classifier, rules: &[Rule]) -> Vec<RuleProbl
             }
             for example in &rule.misses {
                 let event = event(rule, *place, &example.text);
-                if classifier.explain(&event).iter().any(|said| is_by(said, rule)) {
+                if classifier
+                    .explain(&event)
+                    .iter()
+                    .any(|said| is_by(said, rule))
+                {
                     let problem = format!("it matches {:?}, which it must miss", example.text);
                     problems.push(problem_at(rule, example.line, problem));
                 }
@@ -144,7 +148,11 @@ fn event(rule: &Rule, place: Place, text: &str) -> ProvisioningEvent {
     }
     match place {
         Place::Text => text.clone_into(&mut event.outcome.reason),
-        Place::Code => drop(event.debug_data.insert("errorCode".to_owned(), text.to_owned())),
+        Place::Code => drop(
+            event
+                .debug_data
+                .insert("errorCode".to_owned(), text.to_owned()),
+        ),
         Place::LegacyEventType => text.clone_into(&mut event.legacy_event_type),
         Place::EventType => event.event_type = format!("{text}.new"),
         Place::Result => text.clone_into(&mut event.outcome.result),

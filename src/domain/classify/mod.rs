@@ -36,9 +36,8 @@ static BUILT_IN: LazyLock<RuleFile> = LazyLock::new(|| {
         .expect("a test reads the built-in rules")
 });
 
-static EMBEDDED: LazyLock<Classifier> = LazyLock::new(|| {
-    Classifier::build(&BUILT_IN, None).expect("a test reads the built-in rules")
-});
+static EMBEDDED: LazyLock<Classifier> =
+    LazyLock::new(|| Classifier::build(&BUILT_IN, None).expect("a test reads the built-in rules"));
 
 /// Enough for any sentence that decides; evidence is stored with each event.
 const EVIDENCE_BYTES_MAX: usize = 200;
@@ -291,8 +290,8 @@ impl Classifier {
 
         match verdict {
             Verdict::Failure | Verdict::Warning => {
-                let clues = clues
-                    .unwrap_or_else(|| self.clues(event, known, answer.application.as_ref()));
+                let clues =
+                    clues.unwrap_or_else(|| self.clues(event, known, answer.application.as_ref()));
                 let decisive = clues
                     .iter()
                     .min_by_key(|clue| clue.rank())
@@ -423,7 +422,10 @@ impl Classifier {
         };
         self.add_type_clues(event, known, &mut clues);
         let result = event.outcome.result.as_str();
-        if let Some(&rule) = self.results.get(result.trim().to_ascii_uppercase().as_str()) {
+        if let Some(&rule) = self
+            .results
+            .get(result.trim().to_ascii_uppercase().as_str())
+        {
             clues.add_rule(Place::Result, rule, 0, Field::Result, result);
         }
 
@@ -474,8 +476,20 @@ impl Classifier {
         // old name.
         let kept = known.is_some_and(|known| known.name == event.legacy_event_type);
         let names = [
-            (Place::LegacyEventType, Field::LegacyEventType, &event.legacy_event_type, 0, kept),
-            (Place::EventType, Field::EventType, &event.event_type, 2, known.is_some()),
+            (
+                Place::LegacyEventType,
+                Field::LegacyEventType,
+                &event.legacy_event_type,
+                0,
+                kept,
+            ),
+            (
+                Place::EventType,
+                Field::EventType,
+                &event.event_type,
+                2,
+                known.is_some(),
+            ),
         ];
         for (place, field, name, worth, is_known) in names {
             if is_known && self.deployment_rules == 0 {
@@ -568,8 +582,13 @@ impl<'e> Clues<'_, 'e> {
         // Whatever stands in an error code may stand in an error text as well.
         let reads = rule.places.contains(&place)
             || (place == Place::Code && rule.places.contains(&Place::Text));
-        let beside_status = !matches!(place, Place::Text | Place::Code) && !rule.with_status.is_empty();
-        if !reads || beside_status || !rule.speaks_of(self.event_type) || !self.is_of(&rule.applications) {
+        let beside_status =
+            !matches!(place, Place::Text | Place::Code) && !rule.with_status.is_empty();
+        if !reads
+            || beside_status
+            || !rule.speaks_of(self.event_type)
+            || !self.is_of(&rule.applications)
+        {
             return;
         }
         let stage = if index < self.deployment_rules {

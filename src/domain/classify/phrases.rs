@@ -299,7 +299,10 @@ impl<T: Copy> Phrases<T> {
             }
             // The nearest counts: whatever stands farther off has no better chance.
             let symbols = &self.words[found[index].what as usize].symbols;
-            if symbols.iter().any(|symbol| wanted.binary_search(symbol).is_ok()) {
+            if symbols
+                .iter()
+                .any(|symbol| wanted.binary_search(symbol).is_ok())
+            {
                 return self.rest_of(rest, index, found, spots);
             }
         }
@@ -693,16 +696,28 @@ mod tests {
         check("blank*", "blanket order", &["blank"]);
         check("not found", "cannot found", &[]);
         check("见", "x见y", &["见"]);
-        check("limit exceeded", "DomainUserLimitExceeded", &["LimitExceeded"]);
+        check(
+            "limit exceeded",
+            "DomainUserLimitExceeded",
+            &["LimitExceeded"],
+        );
         check("license limit", "ERR_LICENSE_LIMIT_X", &["LICENSE_LIMIT"]);
         check("license limit", "license-limit", &["license-limit"]);
         check("http error", "HTTPError", &["HTTPError"]);
-        check("doesnt exist", "it doesn\u{2019}t exist", &["doesn\u{2019}t exist"]);
+        check(
+            "doesnt exist",
+            "it doesn\u{2019}t exist",
+            &["doesn\u{2019}t exist"],
+        );
         check("gelöscht", "GELOESCHT", &["GELOESCHT"]);
         check("gelöscht", r"gel\u00f6scht", &[r"gel\u00f6scht"]);
         check("user x", r"a\nuser\tx", &[r"user\tx"]);
         check("404", "４０４", &["４０４"]);
-        check("見つかりません", "ユーザーが見つかりませんでした", &["見つかりません"]);
+        check(
+            "見つかりません",
+            "ユーザーが見つかりませんでした",
+            &["見つかりません"],
+        );
     }
 
     #[test]
@@ -720,7 +735,10 @@ mod tests {
         check("Bad user. Page not found", None);
         check("not found: user", None);
         check(r#"{"user":"a","page":"not found"}"#, None);
-        check("ユーザー「a」が見つかりません", Some("ユーザー「a」が見つかりません"));
+        check(
+            "ユーザー「a」が見つかりません",
+            Some("ユーザー「a」が見つかりません"),
+        );
         check("the user is gone", Some("user is gone"));
         check(&format!("user {} not found", "x".repeat(200)), None);
     }

@@ -682,7 +682,9 @@ mod tests {
             .collect();
         assert_eq!(
             lines,
-            ["line 1", "line 1", "line 2", "line 5", "line 6", "line 7", "line 9"],
+            [
+                "line 1", "line 1", "line 2", "line 5", "line 6", "line 7", "line 9"
+            ],
             "{found:#?}"
         );
         assert!(found[3].contains("SUNSPOTS") && found[3].contains("RATE_LIMITED"));

@@ -800,14 +800,26 @@ fn a_deployments_rule_can_speak_of_some_applications_types_and_statuses_alone() 
         let classifier = Classifier::with_rules(&file).unwrap();
         let answer = classifier.classify(&failure(PUSH, reason));
         let by = answer.evidence.map(|evidence| evidence.rule);
-        assert_eq!(by.as_deref() == Some("acme.vault"), expected, "{more} {reason}");
+        assert_eq!(
+            by.as_deref() == Some("acme.vault"),
+            expected,
+            "{more} {reason}"
+        );
     };
     check("", "vault is sealed", true);
     check("applications = ['slack']", "vault is sealed", true);
     check("applications = ['0oa1']", "vault is sealed", true);
     check("applications = ['Zoom']", "vault is sealed", false);
-    check("event_types = ['application.provision.user.*']", "vault is sealed", true);
-    check("event_types = ['application.provision.group.*']", "vault is sealed", false);
+    check(
+        "event_types = ['application.provision.user.*']",
+        "vault is sealed",
+        true,
+    );
+    check(
+        "event_types = ['application.provision.group.*']",
+        "vault is sealed",
+        false,
+    );
     let of_503 = "with_status = [503]\nmatches = ['HTTP 503: vault is sealed']".to_owned();
     let file = deployment(&format!("cause = 'SAFEGUARD'\n{of_503}")).replacen(
         "matches = ['Vault is sealed']\n",
@@ -828,9 +840,15 @@ fn a_deployments_rule_can_stand_in_for_a_built_in_one() {
     .unwrap();
     let said = |classifier: &Classifier| {
         let event = failure(PUSH, "the name is already taken");
-        classifier.classify(&event).evidence.map(|evidence| evidence.rule)
+        classifier
+            .classify(&event)
+            .evidence
+            .map(|evidence| evidence.rule)
     };
-    assert_eq!(said(Classifier::embedded()).as_deref(), Some("text.duplicate"));
+    assert_eq!(
+        said(Classifier::embedded()).as_deref(),
+        Some("text.duplicate")
+    );
     assert_eq!(said(&classifier), None);
 }
 
@@ -850,7 +868,10 @@ fn what_a_deployments_rules_would_never_say_is_told() {
         ]
     );
     assert_eq!(
-        problems(&deployment("cause = 'SAFEGUARD'").replace("matches = ['Vault is sealed']", "matches = ['Vault is open']")),
+        problems(&deployment("cause = 'SAFEGUARD'").replace(
+            "matches = ['Vault is sealed']",
+            "matches = ['Vault is open']"
+        )),
         ["line 6: rule acme.vault: it does not match its example \"Vault is open\""]
     );
 }

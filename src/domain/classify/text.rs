@@ -6,7 +6,9 @@
 //! nothing, so neither a group "Rate Limit Admins" nor a user "Ann 404" misleads the rules. The
 //! work is linear in the text, which is cut at a limit.
 
-use crate::domain::classify::phrases::{Classes, Clauses, Folded, Found, Hit, Phrase, PhraseError, Phrases};
+use crate::domain::classify::phrases::{
+    Classes, Clauses, Folded, Found, Hit, Phrase, PhraseError, Phrases,
+};
 use crate::domain::classify::rules::{NameLead, Place, Rule, RuleFile, StatusRule};
 
 /// Okta cuts `outcome.reason` at 255 characters; debug data may hold a whole answer of the app.
@@ -87,8 +89,25 @@ const STATUS_LEADS: &[&str] = &[
 
 /// Nouns behind which a quoted text is a name.
 const NAMED_NOUNS: &[&str] = &[
-    "user", "users", "group", "groups", "role", "team", "named", "called", "name", "member",
-    "account", "app", "application", "gruppe", "benutzer", "グループ", "ユーザー", "그룹", "사용자",
+    "user",
+    "users",
+    "group",
+    "groups",
+    "role",
+    "team",
+    "named",
+    "called",
+    "name",
+    "member",
+    "account",
+    "app",
+    "application",
+    "gruppe",
+    "benutzer",
+    "グループ",
+    "ユーザー",
+    "그룹",
+    "사용자",
 ];
 
 /// Pairs of quotes that names stand in.
@@ -146,10 +165,7 @@ impl Grammar {
         let mut phrases = Vec::new();
         for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| reads(rule)) {
             for phrase in &rule.phrases {
-                phrases.push((
-                    Phrase::parse(&phrase.text, classes)?,
-                    Piece::Rule(index),
-                ));
+                phrases.push((Phrase::parse(&phrase.text, classes)?, Piece::Rule(index)));
             }
         }
         for (index, status) in file.status.iter().enumerate() {
@@ -401,8 +417,7 @@ impl Grammar {
         let ends_there = is_end(after);
         let leads = |words: &[&str]| {
             words.iter().any(|word| {
-                ends_with_ignoring_case(lead, word)
-                    && is_word_start(text, lead.len() - word.len())
+                ends_with_ignoring_case(lead, word) && is_word_start(text, lead.len() - word.len())
             })
         };
         let said = leads(SURE_STATUS_LEADS) || (ends_there && leads(STATUS_LEADS));
@@ -464,8 +479,9 @@ fn is_end(after: &str) -> bool {
 
 /// Whether a text ends in words, or a quote, behind which a name stands.
 fn is_called_a_name(before: &str) -> bool {
-    before.ends_with(['"', '\'', '`', '<', '[', '「', '『', '\u{201c}', '\u{201e}', '\u{2018}'])
-        || (before.ends_with(' ') && ends_with_noun(before))
+    before.ends_with([
+        '"', '\'', '`', '<', '[', '「', '『', '\u{201c}', '\u{201e}', '\u{2018}',
+    ]) || (before.ends_with(' ') && ends_with_noun(before))
 }
 
 fn ends_with_noun(before: &str) -> bool {
@@ -509,7 +525,10 @@ fn add_addresses(text: &str, masks: &mut Vec<(usize, usize)>) {
         if at < read_to {
             continue;
         }
-        let before = bytes[read_to..at].iter().rev().take_while(|b| is_of_address(b));
+        let before = bytes[read_to..at]
+            .iter()
+            .rev()
+            .take_while(|b| is_of_address(b));
         let from = at - before.count();
         let to = at + bytes[at..].iter().take_while(|b| is_of_address(b)).count();
         // A Java object's `Name@1f2e` is no address, and has no dot behind.
