@@ -12,7 +12,10 @@ use crate::fixtures::{self, Kind, log_event, mixed_one, typed_event};
 use crate::harness::{Server, bad_fields, earliest, refused, within};
 
 async fn classify(server: &Server, input: Input) -> Result<v1::ClassifyResponse, Status> {
-    let request = v1::ClassifyRequest { input: Some(input) };
+    let request = v1::ClassifyRequest {
+        input: Some(input),
+        explain: false,
+    };
     Ok(within(server.classifier().classify(request))
         .await?
         .into_inner())

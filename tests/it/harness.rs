@@ -54,6 +54,11 @@ pub(crate) fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     value
 }
 
+/// The program under test.
+pub(crate) fn provident() -> PathBuf {
+    setting("PROVIDENT_BIN").unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_provident")))
+}
+
 /// A directory on the disk that the build is on, gone with the value.
 pub(crate) fn scratch() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -83,8 +88,7 @@ impl Launch {
 
     /// Starts the process, and waits for nothing.
     pub(crate) fn spawn(&self) -> Process {
-        let binary = setting::<PathBuf>("PROVIDENT_BIN")
-            .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_provident")));
+        let binary = provident();
         let mut command = Command::new(&binary);
         command
             .args(["serve", "--log-format", "json"])

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::anyhow;
+
 use super::output::emit;
-use crate::server::read_rules;
+use crate::server::{UnusableRules, read_rules};
 
 #[derive(Debug, clap::Subcommand)]
 pub enum RulesCommand {
@@ -34,7 +36,11 @@ Example of a file:
 
 pub(super) fn run(command: &RulesCommand) -> anyhow::Result<()> {
     let RulesCommand::Check { file } = command;
-    let classifier = read_rules(file)?;
+    // To find mistakes is what this is for: they are no wrong usage.
+    let classifier = read_rules(file).map_err(|mistakes| match mistakes {
+        UnusableRules::Invalid { .. } => anyhow!("{mistakes}"),
+        unreadable @ UnusableRules::Unreadable { .. } => unreadable.into(),
+    })?;
     let rules = classifier.deployment_rules();
     let noun = if rules.len() == 1 { "rule" } else { "rules" };
     emit(&format!(
