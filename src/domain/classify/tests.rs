@@ -835,7 +835,7 @@ fn a_deployments_rule_can_speak_of_some_applications_types_and_statuses_alone() 
 #[test]
 fn a_deployments_rule_can_stand_in_for_a_built_in_one() {
     let classifier = Classifier::with_rules(&deployment(
-        "cause = 'SAFEGUARD'\noverrides = ['text.duplicate', 'loose.duplicate']",
+        "cause = 'SAFEGUARD'\noverrides = ['text.duplicate', 'text.already']",
     ))
     .unwrap();
     let said = |classifier: &Classifier| {
