@@ -20,7 +20,7 @@ use serde_json::json;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const REPEATS: usize = 9;
-const ROUNDS: usize = 2_000;
+const ROUNDS: u32 = 2_000;
 
 /// What Okta says of failures, from short to as long as it writes them.
 const REASONS: [&str; 8] = [
@@ -98,10 +98,10 @@ fn main() {
         }),
         ("read", &|at| drop(black_box(read(&events[at])))),
         ("classify", &|at| {
-            drop(black_box(built_in.classify(&parsed[at])))
+            drop(black_box(built_in.classify(&parsed[at])));
         }),
         ("classify, 1000 rules more", &|at| {
-            drop(black_box(many.classify(&parsed[at])))
+            drop(black_box(many.classify(&parsed[at])));
         }),
     ];
     let mut figures: Vec<Figure> = contestants
@@ -116,11 +116,11 @@ fn main() {
             let place = (turn + repeat) % contestants.len();
             let begun = Instant::now();
             for round in 0..ROUNDS {
-                (contestants[place].1)(round % events.len());
+                (contestants[place].1)(round as usize % events.len());
             }
             // The first repeat warms up.
             if repeat > 0 {
-                let micros = begun.elapsed().as_secs_f64() * 1e6 / ROUNDS as f64;
+                let micros = begun.elapsed().as_secs_f64() * 1e6 / f64::from(ROUNDS);
                 figures[place].micros.push(micros);
             }
         }
@@ -130,10 +130,7 @@ fn main() {
         "{} failures, {bytes} bytes of JSON each; {REPEATS} repeats by turns",
         events.len()
     );
-    println!(
-        "{:<28}{:>8}{:>8}{:>8}   {}",
-        "µs an event", "min", "median", "max", "÷ serde_json"
-    );
+    println!("µs an event                      min  median     max   ÷ serde_json");
     let ratio = |figure: &Figure, place: usize| figure.micros[place] / figures[0].micros[place];
     for figure in &figures {
         let ratios = (0..REPEATS).map(|place| ratio(figure, place)).collect();

@@ -8,6 +8,11 @@ fuzz_target!(|text: &str| {
     if let Err(invalid) = Classifier::with_rules(text) {
         let lines = text.matches('\n').count() + 1;
         assert!(!invalid.0.is_empty());
-        assert!(invalid.0.iter().all(|problem| (1..=lines).contains(&problem.line)));
+        assert!(
+            invalid
+                .0
+                .iter()
+                .all(|problem| (1..=lines).contains(&problem.line))
+        );
     }
 });

@@ -106,7 +106,7 @@ impl UsualEntity {
 }
 
 /// The event, if its shape is the usual one.
-pub fn read(json: &str, purpose: Purpose) -> Option<ProvisioningEvent> {
+pub(super) fn read(json: &str, purpose: Purpose) -> Option<ProvisioningEvent> {
     let usual: UsualEvent = serde_json::from_str(json).ok()?;
     let is_name = |name: &str| !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX;
     let has_uuid = usual.uuid.as_deref().is_some_and(is_name);

@@ -1,9 +1,10 @@
 //! Formats that outlive a process: what was written once is read for ever, and a change of the
 //! contract shows in review.
 //!
-//! `PROVIDENT_WRITE_GOLDEN=1 cargo test golden` writes the contract's listing anew. The record is
-//! never written anew: it stands for those that lie in journals.
+//! `PROVIDENT_WRITE_GOLDEN=1 cargo test golden` writes the listings of the contract and of the
+//! sentences anew: they are there to be read. The record is never written anew: it stands for those that lie in journals.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -11,8 +12,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
-use provident::domain::classification::{Cause, Verdict};
+use provident::domain::catalogue::Catalogue;
+use provident::domain::classification::{Cause, Operation, Resource, Verdict};
+use provident::domain::classify::classify;
 use provident::domain::cursor::{JournalId, Seq};
+use provident::domain::event::{Entity, ProvisioningEvent};
 use provident::wire::record::{RawPart, StoredEvent};
 use provident::wire::{DESCRIPTOR, v1};
 
@@ -98,18 +102,22 @@ fn message_lines(message: &DescriptorProto, lines: &mut Vec<String>) {
 
 #[test]
 fn the_contract_is_as_it_was_reviewed() {
-    let path = golden("contract.txt");
-    let now = contract();
+    compare("contract.txt", &contract(), "the contract");
+}
+
+/// Whether a listing is as somebody has read it.
+fn compare(name: &str, now: &str, what: &str) {
+    let path = golden(name);
     #[expect(clippy::disallowed_methods, reason = "how this file is written anew")]
     let write = std::env::var("PROVIDENT_WRITE_GOLDEN").is_ok();
     if write {
-        std::fs::write(&path, &now).unwrap();
+        std::fs::write(&path, now).unwrap();
     }
     let reviewed = std::fs::read_to_string(&path).unwrap();
     assert!(
         now == reviewed,
-        "the contract changed; look at the difference that\n\
-        `PROVIDENT_WRITE_GOLDEN=1 cargo test golden` makes in tests/golden/contract.txt"
+        "{what} changed; look at the difference that\n\
+        `PROVIDENT_WRITE_GOLDEN=1 cargo test golden` makes in tests/golden/{name}"
     );
 }
 
@@ -142,4 +150,104 @@ fn a_record_of_the_first_format_is_still_read() {
             .contains("Token is invalid or expired")
     );
     assert!(event.classification.unwrap().summary.contains("Ann Lee"));
+}
+
+/// An error text for each cause; none where nothing is said.
+const REASONS: [(Cause, &str); 21] = [
+    (Cause::RateLimited, "Too Many Requests"),
+    (Cause::CredentialsInvalid, "Unauthorized"),
+    (Cause::PermissionDenied, "Forbidden"),
+    (Cause::TargetNotFound, "Not Found"),
+    (Cause::AmbiguousMatch, "More than one match was found"),
+    (Cause::Duplicate, "Conflict"),
+    (Cause::LicenseExhausted, "License limit exceeded"),
+    (Cause::LicenseConflict, "Conflicting licenses"),
+    (Cause::InvalidData, "Bad Request"),
+    (Cause::ImmutableData, "The attribute is read-only"),
+    (Cause::SchemaConflict, "Schema mismatch"),
+    (Cause::Misconfigured, "The configuration is wrong"),
+    (Cause::Unsupported, "The operation is not supported"),
+    (Cause::ProtocolError, "The response was empty"),
+    (Cause::RemoteUnavailable, "Service Unavailable"),
+    (Cause::RemoteError, "Internal Server Error"),
+    (Cause::RemoteNotReady, "The activation is still in progress"),
+    (Cause::Timeout, "Read timed out"),
+    (Cause::Safeguard, "The import safeguard was tripped"),
+    (Cause::PartialPush, "3 members were skipped"),
+    (Cause::Unknown, ""),
+];
+
+/// What is said of a failure or warning of each category, operation and resource that occurs, for
+/// each cause that is typical of it, and of a failed group push and of access that may remain.
+fn sentences() -> String {
+    let mut lines = BTreeMap::new();
+    for known in Catalogue::embedded().event_types() {
+        let mut causes = known.typical_causes.clone();
+        causes.push(Cause::Unknown);
+        for (cause, reason) in REASONS.iter().filter(|(cause, _)| causes.contains(cause)) {
+            for push in [false, true] {
+                let (key, said) = sentence(&known.name, reason, push);
+                if key.contains(cause.name()) {
+                    lines.entry(key).or_insert(said);
+                }
+            }
+        }
+    }
+    let mut text = String::new();
+    for (key, (summary, remediation)) in lines {
+        let _ = write!(text, "{key}\n  {summary}\n  {remediation}\n");
+    }
+    text
+}
+
+fn sentence(event_type: &str, reason: &str, push: bool) -> (String, (String, String)) {
+    let target = |kind: &str, name: &str| Entity {
+        kind: kind.into(),
+        id: kind.into(),
+        display_name: name.into(),
+        ..Entity::default()
+    };
+    let mut event = ProvisioningEvent {
+        event_type: event_type.into(),
+        severity: "ERROR".into(),
+        targets: vec![
+            target("AppInstance", "Slack"),
+            target("AppUser", "Ann Lee"),
+            target("UserGroup", "Engineering"),
+        ],
+        ..ProvisioningEvent::default()
+    };
+    event.outcome.result = "FAILURE".into();
+    event.outcome.reason = reason.into();
+    if push {
+        event.transaction.id = "gmr1".into();
+    }
+    let said = classify(&event);
+    let name = |name: Option<&str>| name.unwrap_or("-").to_owned();
+    let key = format!(
+        "{} {} {} {}: {}, {}{}{}{}",
+        said.verdict,
+        said.category,
+        name(said.operation.map(Operation::name)),
+        name(said.resource.map(Resource::name)),
+        name(said.cause.map(Cause::name)),
+        said.disposition,
+        if said.security_relevant {
+            ", security"
+        } else {
+            ""
+        },
+        if said.group_push_failed {
+            ", group push"
+        } else {
+            ""
+        },
+        if said.unexpected { ", unexpected" } else { "" },
+    );
+    (key, (said.summary, said.remediation))
+}
+
+#[test]
+fn every_sentence_is_as_it_was_reviewed() {
+    compare("sentences.txt", &sentences(), "the sentences");
 }

@@ -142,10 +142,8 @@ fn classify(cases: &[Case]) -> Vec<Value> {
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let events: String = cases
-        .iter()
-        .map(|case| format!("{}\n", case.event))
-        .collect();
+    let lines: Vec<_> = cases.iter().map(|case| case.event.to_string()).collect();
+    let events = lines.join("\n");
     let writer = std::thread::spawn(move || stdin.write_all(events.as_bytes()).unwrap());
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap();
@@ -169,16 +167,14 @@ fn camel_case(name: &str) -> String {
 fn wrong(case: &Case, answer: &Value) -> String {
     let mut wrong = String::new();
     for (name, expected) in &case.labels {
-        let said = match name.as_str() {
-            "group_push_failed" => json!(answer.get("groupPushFailed").is_some()),
-            _ => {
-                let said = &answer["classification"][camel_case(name)];
-                if said.is_null() && expected.is_boolean() {
-                    &Value::Bool(false)
-                } else {
-                    said
-                }
-                .clone()
+        let said = if name == "group_push_failed" {
+            json!(answer.get("groupPushFailed").is_some())
+        } else {
+            let said = &answer["classification"][camel_case(name)];
+            if said.is_null() && expected.is_boolean() {
+                json!(false)
+            } else {
+                said.clone()
             }
         };
         if said != *expected {

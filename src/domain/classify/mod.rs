@@ -6,6 +6,7 @@
 
 mod assess;
 mod check;
+mod folded;
 pub mod phrases;
 pub mod rules;
 mod text;

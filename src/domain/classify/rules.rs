@@ -593,7 +593,12 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::domain::classify::Classifier;
 
     /// The problems of a deployment's file, in the order of their lines.
     fn problems(text: &str) -> Vec<String> {
@@ -637,15 +642,9 @@ mod tests {
             "phrases = ['{vault} .. sealed']",
             "phrases = ['x',\n'{wolf}', 'a .. ']",
             &[
-                "line 7: rule acme.vault: the phrase \"a .. \" has a part without words, which would match everything",
                 "line 7: rule acme.vault: the phrase \"{wolf}\" names {wolf}, but there is no such class of words",
-            ]
-            .map(|text| text)
-            .iter()
-            .rev()
-            .copied()
-            .collect::<Vec<_>>()
-            .as_slice(),
+                "line 7: rule acme.vault: the phrase \"a .. \" has a part without words, which would match everything",
+            ],
         );
         check(
             "id = 'acme.vault'",
@@ -696,5 +695,33 @@ mod tests {
         assert!(problems(&"#".repeat(FILE_BYTES_MAX + 1))[0].contains("bytes"));
         assert!(problems("version = 'a'\nrule = 1\nwords = 2\n").len() == 2);
         assert!(problems("version = 'a'\nrule = [1]\n")[0].contains("[[rule]]"));
+    }
+
+    #[test]
+    fn classes_within_classes_are_bounded() {
+        let mut file =
+            "version = 'a'\n[words]\nw0 = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h']\n".to_owned();
+        for index in 1..20_000 {
+            let _ = writeln!(file, "w{index} = ['{{w{}}}', 'x{index}']", index - 1);
+        }
+        assert!(problems(&file)[0].contains("all words together"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_file_of_rules_or_refused_by_line(
+            lines in proptest::collection::vec(
+                "(version|id|phrases|words|where|cause|matches|source|stage|x) = ('[a-z.{}|* ]{0,12}'|\\['[a-z .|{}*]{0,9}', '\\{user\\} .. x'\\]|[0-9n\\[]{1,3})|\\[\\[rule\\]\\]|\\[words\\]|.{0,12}",
+                0..12,
+            ),
+        ) {
+            let file = lines.join("\n");
+            if let Err(InvalidRules(problems)) = Classifier::with_rules(&file) {
+                prop_assert!(!problems.is_empty());
+                for problem in problems {
+                    prop_assert!((1..=lines.len().max(1)).contains(&problem.line), "{problem}");
+                }
+            }
+        }
     }
 }

@@ -884,6 +884,13 @@ fn reading_a_hostile_text_takes_time_in_proportion() {
         "Errors reported by remote server: ",
         "abc ",
         "already exists ",
+        "user 'x' ",
+        "a@b.c ",
+        "://",
+        "user no already not found limit ",
+        "\\u00fc",
+        "ユーザー",
+        "\"",
     ];
     for piece in long {
         let mut event = failure(PUSH, &piece.repeat(40_000));

@@ -6,8 +6,9 @@
 //! nothing, so neither a group "Rate Limit Admins" nor a user "Ann 404" misleads the rules. The
 //! work is linear in the text, which is cut at a limit.
 
+use crate::domain::classify::folded::Folded;
 use crate::domain::classify::phrases::{
-    Classes, Clauses, Folded, Found, Hit, Phrase, PhraseError, Phrases,
+    Classes, Clauses, Found, Hit, Phrase, PhraseError, Phrases,
 };
 use crate::domain::classify::rules::{NameLead, Place, Rule, RuleFile, StatusRule};
 

@@ -51,6 +51,9 @@ struct Sentence {
     /// The cause that the catalogue names is in the sentence already.
     #[serde(default)]
     says_why: bool,
+    /// No app is to blame, which is what the causes' words speak of.
+    #[serde(default)]
+    alone: bool,
 }
 
 /// How to say what Okta was doing: "could not `does` `what`", "`did` `what`".
@@ -194,6 +197,9 @@ impl Wording {
 
     fn why(&self, of: &Subject<'_>) -> Option<String> {
         let cause = of.answer.cause?;
+        if self.own(of).is_some_and(|sentence| sentence.alone) {
+            return None;
+        }
         let by_type = of
             .answer
             .evidence
