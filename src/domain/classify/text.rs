@@ -7,6 +7,10 @@
 //! work is linear in the text, which is cut at a limit.
 
 use crate::domain::classify::folded::Folded;
+use crate::domain::classify::names::{
+    Mask, add_addresses, add_known_names, add_quoted_names, ends_with_ignoring_case, is_word_start,
+    merge, usable,
+};
 use crate::domain::classify::phrases::{
     Classes, Clauses, Found, Hit, Phrase, PhraseError, Phrases,
 };
@@ -14,15 +18,6 @@ use crate::domain::classify::rules::{NameLead, Place, Rule, RuleFile, StatusRule
 
 /// Okta cuts `outcome.reason` at 255 characters; debug data may hold a whole answer of the app.
 const TEXT_BYTES_MAX: usize = 16 * 1024;
-
-/// Shorter names stand in too many words to be told from them; no text has longer ones whole.
-const NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=256;
-
-/// Events have about three targets; the limit bounds the work for one with thousands.
-const NAMES_MAX: usize = 16;
-
-/// A quoted text longer than this is no name.
-const QUOTED_BYTES_MAX: usize = 120;
 
 /// Of a status that is cut off at the end of a text this much must be there.
 const CUT_STATUS_BYTES_MIN: usize = 10;
@@ -86,41 +81,6 @@ const STATUS_LEADS: &[&str] = &[
     "answered with",
     "failed with",
     "\"code",
-];
-
-/// Nouns behind which a quoted text is a name.
-const NAMED_NOUNS: &[&str] = &[
-    "user",
-    "users",
-    "group",
-    "groups",
-    "role",
-    "team",
-    "named",
-    "called",
-    "name",
-    "member",
-    "account",
-    "app",
-    "application",
-    "gruppe",
-    "benutzer",
-    "グループ",
-    "ユーザー",
-    "그룹",
-    "사용자",
-];
-
-/// Pairs of quotes that names stand in.
-const QUOTES: &[(char, char)] = &[
-    ('"', '"'),
-    ('\'', '\''),
-    ('`', '`'),
-    ('\u{201c}', '\u{201d}'),
-    ('\u{201e}', '\u{201c}'),
-    ('\u{2018}', '\u{2019}'),
-    ('「', '」'),
-    ('『', '』'),
 ];
 
 /// What Okta's error texts are made of, ready to be searched for.
@@ -238,8 +198,8 @@ impl Grammar {
     }
 
     /// The parts of a text that only name a user or a group: sorted, and apart.
-    fn masks(&self, text: &str, words: &Found, names: &[&str]) -> Vec<(usize, usize)> {
-        let mut masks: Vec<(usize, usize)> = Vec::new();
+    fn masks(&self, text: &str, words: &Found, names: &[&str]) -> Vec<Mask> {
+        let mut masks: Vec<Mask> = Vec::new();
         let (mut leads, mut remote) = (Vec::new(), None);
         for hit in self.phrases.singles(words) {
             match hit.what {
@@ -252,13 +212,7 @@ impl Grammar {
                 Piece::Rule(_) | Piece::Phrase(_) => {}
             }
         }
-        let names = || {
-            names
-                .iter()
-                .take(NAMES_MAX)
-                .copied()
-                .filter(|name| NAME_BYTES.contains(&name.len()) && *name != "unknown")
-        };
+        let names = || usable(names);
 
         let mut read_to = 0;
         for lead in leads {
@@ -292,42 +246,15 @@ impl Grammar {
             read_to = to;
         }
 
-        for name in names() {
-            if self.statuses.iter().any(|status| {
-                status
-                    .phrase
-                    .as_deref()
-                    .is_some_and(|phrase| phrase.eq_ignore_ascii_case(name))
-            }) {
-                continue;
-            }
-            // A name of one plain word could be any word; it counts as a name only where the
-            // text says that it is one.
-            let unmistakable = !name.bytes().all(|byte| byte.is_ascii_alphabetic());
-            let first = name.chars().next().unwrap_or_default();
-            for (start, _) in text.match_indices(first) {
-                if !text[start..].starts_with(name) {
-                    continue;
-                }
-                let end = start + name.len();
-                let whole = is_word_start(text, start) && is_word_end(text, end);
-                if whole && (unmistakable || is_called_a_name(&text[..start])) {
-                    masks.push((start, end));
-                }
-            }
-        }
-
+        let is_status = |name: &str| {
+            let mut phrases = self.statuses.iter().filter_map(|one| one.phrase.as_deref());
+            phrases.any(|phrase| phrase.eq_ignore_ascii_case(name))
+        };
+        // A group that is called like a status must not hide the status.
+        add_known_names(text, names().filter(|name| !is_status(name)), &mut masks);
         add_addresses(text, &mut masks);
         add_quoted_names(text, &mut masks);
-
-        masks.sort_unstable();
-        masks.dedup_by(|next, kept| {
-            let overlap = next.0 <= kept.1;
-            if overlap {
-                kept.1 = kept.1.max(next.1);
-            }
-            overlap
-        });
+        merge(&mut masks);
         masks
     }
 
@@ -478,102 +405,10 @@ fn is_end(after: &str) -> bool {
         })
 }
 
-/// Whether a text ends in words, or a quote, behind which a name stands.
-fn is_called_a_name(before: &str) -> bool {
-    before.ends_with([
-        '"', '\'', '`', '<', '[', '「', '『', '\u{201c}', '\u{201e}', '\u{2018}',
-    ]) || (before.ends_with(' ') && ends_with_noun(before))
-}
-
-fn ends_with_noun(before: &str) -> bool {
-    let word = before.trim_end_matches([' ', ':', '=']);
-    NAMED_NOUNS.iter().any(|noun| {
-        ends_with_ignoring_case(word, noun) && is_word_start(word, word.len() - noun.len())
-    })
-}
-
-/// Masks what is quoted behind a noun: it names a user or a group, whatever words it has.
-fn add_quoted_names(text: &str, masks: &mut Vec<(usize, usize)>) {
-    let mut read_to = 0;
-    // All quotes but the plain ones begin with one of two bytes.
-    let may_quote = |byte: u8| matches!(byte, b'"' | b'\'' | b'`' | 0xe2 | 0xe3);
-    for (at, opening) in text.char_indices() {
-        if !may_quote(text.as_bytes()[at]) {
-            continue;
-        }
-        let Some((_, closing)) = QUOTES.iter().find(|(quote, _)| *quote == opening) else {
-            continue;
-        };
-        if at < read_to || !ends_with_noun(&text[..at]) || text[..at].ends_with([':', '=']) {
-            continue;
-        }
-        let from = at + opening.len_utf8();
-        if let Some(length) = cut(&text[from..], QUOTED_BYTES_MAX).find(*closing) {
-            masks.push((from, from + length));
-            read_to = from + length + closing.len_utf8();
-        }
-    }
-}
-
-/// Masks e-mail addresses and links: words and numbers in them are part of a name.
-fn add_addresses(text: &str, masks: &mut Vec<(usize, usize)>) {
-    let is_of_address = |byte: &u8| {
-        byte.is_ascii_graphic() && !b"\"'`<>()[]{},;=:\\".contains(byte) || *byte == b'@'
-    };
-    let bytes = text.as_bytes();
-    let mut read_to = 0;
-    for (at, _) in text.match_indices('@') {
-        if at < read_to {
-            continue;
-        }
-        let before = bytes[read_to..at]
-            .iter()
-            .rev()
-            .take_while(|b| is_of_address(b));
-        let from = at - before.count();
-        let to = at + bytes[at..].iter().take_while(|b| is_of_address(b)).count();
-        // A Java object's `Name@1f2e` is no address, and has no dot behind.
-        if text[at..to].contains('.') {
-            masks.push((from, to));
-        }
-        read_to = to;
-    }
-    read_to = 0;
-    for (from, _) in text.match_indices("://") {
-        if from < read_to {
-            continue;
-        }
-        let path = bytes[from + 3..]
-            .iter()
-            .take_while(|b| is_of_address(b) || matches!(b, b':' | b'='))
-            .count();
-        read_to = from + 3 + path;
-        masks.push((from, read_to));
-    }
-}
-
-/// Only ASCII counts: Japanese and Korean write no blanks between words.
-fn is_word_start(text: &str, start: usize) -> bool {
-    let bytes = text.as_bytes();
-    start == 0
-        || start >= bytes.len()
-        || !(bytes[start - 1].is_ascii_alphanumeric() && bytes[start].is_ascii_alphanumeric())
-}
-
-fn is_word_end(text: &str, end: usize) -> bool {
-    end == text.len() || is_word_start(text, end)
-}
-
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
     text.as_bytes()
         .get(..prefix.len())
         .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
-}
-
-fn ends_with_ignoring_case(text: &str, suffix: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() >= suffix.len()
-        && bytes[bytes.len() - suffix.len()..].eq_ignore_ascii_case(suffix.as_bytes())
 }
 
 /// The longest start of a text that fits, ending at a whole character.
