@@ -54,9 +54,18 @@ pub(crate) fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
     value
 }
 
-/// The program under test.
-pub(crate) fn provident() -> PathBuf {
-    setting("PROVIDENT_BIN").unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_provident")))
+/// The program under test, without settings of whoever runs the tests.
+pub(crate) fn provident() -> Command {
+    let binary = setting::<PathBuf>("PROVIDENT_BIN")
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_provident")));
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        // The tests' own settings look like the server's.
+        if name.to_string_lossy().starts_with("PROVIDENT_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A directory on the disk that the build is on, gone with the value.
@@ -88,8 +97,7 @@ impl Launch {
 
     /// Starts the process, and waits for nothing.
     pub(crate) fn spawn(&self) -> Process {
-        let binary = provident();
-        let mut command = Command::new(&binary);
+        let mut command = provident();
         command
             .args(["serve", "--log-format", "json"])
             .args(["--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
@@ -101,15 +109,9 @@ impl Launch {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        for (name, _) in std::env::vars_os() {
-            // The tests' own settings look like the server's.
-            if name.to_string_lossy().starts_with("PROVIDENT_") {
-                command.env_remove(name);
-            }
-        }
         let mut child = command
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let log = Arc::new(Mutex::new(Log::default()));
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let writer = Arc::clone(&log);

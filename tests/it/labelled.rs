@@ -11,7 +11,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Map, Value, json};
 
@@ -135,7 +135,7 @@ fn reason(text: &str) -> Value {
 
 /// What the program answers of each event.
 fn classify(cases: &[Case]) -> Vec<Value> {
-    let mut child = Command::new(provident())
+    let mut child = provident()
         .args(["classify", "--output", "json", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
 //! A deployment's own rules: checked by a command, refused at start, and told in the answers.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use provident::wire::v1;
 use provident::wire::v1::classify_request::Input;
@@ -45,7 +45,7 @@ fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 fn run(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(provident())
+    provident()
         .args(arguments)
         .current_dir(directory)
         .output()
