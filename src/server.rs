@@ -6,6 +6,8 @@
 //! one deadline. A second signal ends the process at once. This is the only place that knows
 //! which journal runs.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, JournalConfig};
 use crate::domain::classify::Classifier;
-use crate::domain::classify::rules::InvalidRules;
+use crate::domain::classify::rules::{self, InvalidRules};
 use crate::domain::cursor::JournalId;
 use crate::engine::clock::Clock;
 use crate::engine::intake::{Keep, Preparation};
@@ -187,14 +189,22 @@ fn list(path: &Path, problems: &InvalidRules) -> String {
 
 /// Reads a deployment's rules: once, for as long as the process lives.
 pub fn read_rules(path: &Path) -> Result<&'static Classifier, UnusableRules> {
-    let text = std::fs::read_to_string(path).map_err(|source| UnusableRules::Unreadable {
+    let unreadable = |source| UnusableRules::Unreadable {
         path: path.to_owned(),
         source,
-    })?;
-    let classifier = Classifier::with_rules(&text).map_err(|problems| UnusableRules::Invalid {
+    };
+    let invalid = |problems| UnusableRules::Invalid {
         path: path.to_owned(),
         problems,
-    })?;
+    };
+    let mut bytes = Vec::new();
+    // One byte more than may be, so that what is longer is told and not read.
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(rules::FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|error| invalid(InvalidRules::not_utf8(&error)))?;
+    let classifier = Classifier::with_rules(&text).map_err(invalid)?;
     Ok(Box::leak(Box::new(classifier)))
 }
 

@@ -7,8 +7,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
 use super::log_event::{NAME_BYTES_MAX, Purpose, published_text};
@@ -24,12 +26,12 @@ struct UsualEvent {
     version: Option<String>,
     severity: Option<String>,
     display_message: Option<String>,
-    outcome: Option<UsualOutcome>,
-    actor: Option<UsualEntity>,
-    target: Option<Vec<UsualEntity>>,
-    transaction: Option<UsualTransaction>,
-    client: Option<UsualClient>,
-    debug_context: Option<UsualDebugContext>,
+    outcome: Option<Object<UsualOutcome>>,
+    actor: Option<Object<UsualEntity>>,
+    target: Option<Vec<Object<UsualEntity>>>,
+    transaction: Option<Object<UsualTransaction>>,
+    client: Option<Object<UsualClient>>,
+    debug_context: Option<Object<UsualDebugContext>>,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +66,25 @@ struct UsualClient {
 #[serde(rename_all = "camelCase")]
 struct UsualDebugContext {
     debug_data: Option<Texts>,
+}
+
+/// What is an object in the JSON: serde's structs take arrays as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = Object<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
 }
 
 /// Texts by name; null members are left out.
@@ -107,18 +128,18 @@ impl UsualEntity {
 
 /// The event, if its shape is the usual one.
 pub(super) fn read(json: &str, purpose: Purpose) -> Option<ProvisioningEvent> {
-    let usual: UsualEvent = serde_json::from_str(json).ok()?;
+    let Object(usual): Object<UsualEvent> = serde_json::from_str(json).ok()?;
     let is_name = |name: &str| !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX;
     let has_uuid = usual.uuid.as_deref().is_some_and(is_name);
     if !is_name(&usual.event_type) || (purpose == Purpose::Keep && !has_uuid) {
         return None;
     }
     let (result, reason) = match usual.outcome {
-        Some(outcome) => (outcome.result, outcome.reason),
+        Some(Object(outcome)) => (outcome.result, outcome.reason),
         None => (None, None),
     };
     let (transaction_id, transaction_kind) = match usual.transaction {
-        Some(transaction) => (transaction.id, transaction.r#type),
+        Some(Object(transaction)) => (transaction.id, transaction.r#type),
         None => (None, None),
     };
     let targets = usual.target.unwrap_or_default();
@@ -134,10 +155,10 @@ pub(super) fn read(json: &str, purpose: Purpose) -> Option<ProvisioningEvent> {
             result: result.unwrap_or_default(),
             reason: reason.unwrap_or_default(),
         },
-        actor: usual.actor.and_then(UsualEntity::into_entity),
+        actor: usual.actor.and_then(|actor| actor.0.into_entity()),
         targets: targets
             .into_iter()
-            .filter_map(UsualEntity::into_entity)
+            .filter_map(|target| target.0.into_entity())
             .collect(),
         transaction: Transaction {
             id: transaction_id.unwrap_or_default(),
@@ -145,11 +166,11 @@ pub(super) fn read(json: &str, purpose: Purpose) -> Option<ProvisioningEvent> {
         },
         client_ip: usual
             .client
-            .and_then(|client| client.ip_address)
+            .and_then(|client| client.0.ip_address)
             .unwrap_or_default(),
         debug_data: usual
             .debug_context
-            .and_then(|context| context.debug_data)
+            .and_then(|context| context.0.debug_data)
             .unwrap_or_default()
             .0,
     })
@@ -196,17 +217,25 @@ mod tests {
             r#","outcome":{"reason":"\ud800"}"#,
             r#","debugContext":{"debugData":{"n":1}}"#,
             r#","debugContext":{"debugData":"""#,
+            r#","outcome":["FAILURE","Unauthorized"]"#,
+            r#","client":["1.2.3.4"]"#,
+            r#","target":[["0oa1","x","Slack","AppInstance",null]]"#,
+            r#","debugContext":[{"a":"b"}]"#,
             "] ",
         ] {
             check(&event(odd), Some(false));
         }
+        check(
+            r#"["a.b","u",null,null,null,null,null,null,null,null,null,null,null]"#,
+            Some(false),
+        );
     }
 
     proptest! {
         #[test]
         fn both_readers_agree(
             members in proptest::collection::vec(
-                "\"(uuid|eventType|published|version|target|actor|outcome|client|debugContext|transaction|x)\":(null|0|\"a\"|\"2026-01-02T03:04:05Z\"|\\[\\]|\\[\\{\"id\":\"1\",\"type\":null\\},\\{\"id\":2\\}\\]|\\{\"id\":\"1\",\"debugData\":\\{\"a\":\"b\"\\}\\}|\\{\"result\":\"\\\\ud83d\"\\}|\\{\"detailEntry\":\\{\"k\":[1n\"]\\}\\})",
+                "\"(uuid|eventType|published|version|target|actor|outcome|client|debugContext|transaction|x)\":(null|0|\"a\"|\"2026-01-02T03:04:05Z\"|\\[\\]|\\[\"a\",\"b\"\\]|\\[\\[\"1\",null,null,\"t\",null\\]\\]|\\[\\{\"id\":\"1\",\"type\":null\\},\\{\"id\":2\\}\\]|\\{\"id\":\"1\",\"debugData\":\\{\"a\":\"b\"\\}\\}|\\{\"result\":\"\\\\ud83d\"\\}|\\{\"detailEntry\":\\{\"k\":[1n\"]\\}\\})",
                 0..8,
             ),
         ) {

@@ -28,7 +28,7 @@ use tonic_types::StatusExt as _;
 
 /// How long anything may take before a test gives up. Far above what is ever needed, because a
 /// debug build on a busy machine is slow, and a wait ends as soon as it can.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Between two looks at something that can't be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);

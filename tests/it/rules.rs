@@ -75,6 +75,21 @@ fn rules_check_tells_every_mistake_with_its_line() {
     ] {
         assert!(told.contains(mistake), "{mistake:?} in {told}");
     }
+    for (bytes, told) in [
+        (
+            &b"version = 'a'\n# \xff\n"[..],
+            "odd.toml:2: this is no UTF-8 text",
+        ),
+        (
+            "#".repeat((1 << 20) + 1).as_bytes(),
+            "odd.toml:1: the file has more than 1048576 bytes",
+        ),
+    ] {
+        std::fs::write(directory.path().join("odd.toml"), bytes).unwrap();
+        let odd = run(directory.path(), &["rules", "check", "odd.toml"]);
+        assert_eq!(odd.status.code(), Some(1));
+        assert!(text(&odd.stderr).contains(told), "{odd:?}");
+    }
     let missing = run(directory.path(), &["rules", "check", "none.toml"]);
     assert_eq!(missing.status.code(), Some(2), "{missing:?}");
 }
@@ -111,7 +126,7 @@ fn classify_explains_every_rule_that_matched_and_why_one_won() {
     ];
     let shown = text(&run(directory.path(), &arguments).stdout);
     for part in [
-        "acme.vault_sealed: remote not ready, by \"vault is sealed\" in outcome.reason: decides",
+        "acme.vault_sealed: remote not ready, by \"vault is sealed\" in outcome.reason: counts most",
         "status.401: credentials invalid, by \"Unauthorized\" in outcome.reason",
         "a decisive status counts less than the deployment's own rule",
         "text.not_found: target not found",
@@ -171,6 +186,6 @@ async fn a_servers_own_rules_count_and_are_named() {
             )
         })
         .collect();
-    assert_eq!(why[0].1, "decides, as the deployment's own rule");
+    assert_eq!(why[0].1, "counts most, as the deployment's own rule");
     assert!(why.iter().any(|(rule, _)| rule == "status.401"), "{why:?}");
 }

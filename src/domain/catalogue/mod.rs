@@ -250,6 +250,11 @@ impl Catalogue {
         self.legacy.get(event_type).map_or(&[], Vec::as_slice)
     }
 
+    /// All names of Okta's old Events API that are known, in no order.
+    pub fn all_legacy_event_types(&self) -> impl Iterator<Item = &str> {
+        self.legacy.values().flatten().map(String::as_str)
+    }
+
     /// Up to `n` known types that a mistaken name may mean, the likeliest first.
     pub fn nearest_event_types(&self, name: &str, n: usize) -> Vec<&str> {
         let names = self

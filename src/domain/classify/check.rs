@@ -12,6 +12,12 @@ use crate::domain::event::{Entity, ProvisioningEvent};
 /// A type that any rule may speak of, and that says nothing itself.
 const PLAIN_TYPE: &str = "application.provision.user.push_profile";
 
+/// Texts tried of one phrase: each of its words once, as long as these last.
+const SAMPLES_MAX: usize = 300;
+
+/// Applications and event types that one rule is tried with, and statuses.
+const CONTEXTS_MAX: usize = 64;
+
 /// The problems of some rules of a classifier, in their order.
 pub(super) fn problems(classifier: &Classifier, rules: &[Rule]) -> Vec<RuleProblem> {
     let mut problems = Vec::new();
@@ -21,12 +27,11 @@ pub(super) fn problems(classifier: &Classifier, rules: &[Rule]) -> Vec<RuleProbl
                 problems.extend(mismatch(classifier, rule, *place, example));
             }
             for example in &rule.misses {
-                let event = event(rule, *place, &example.text);
-                if classifier
-                    .explain(&event)
-                    .iter()
-                    .any(|said| is_by(said, rule))
-                {
+                let speaks = |event: &ProvisioningEvent| {
+                    let said = classifier.explain(event);
+                    said.iter().any(|said| is_by(said, rule))
+                };
+                if events(rule, *place, &example.text).any(|event| speaks(&event)) {
                     let problem = format!("it matches {:?}, which it must miss", example.text);
                     problems.push(problem_at(rule, example.line, problem));
                 }
@@ -51,101 +56,140 @@ fn problem_at(rule: &Rule, line: usize, problem: String) -> RuleProblem {
     }
 }
 
-/// Why a rule does not decide its example.
+/// Why a rule decides its example nowhere.
 fn mismatch(
     classifier: &Classifier,
     rule: &Rule,
     place: Place,
     example: &Located,
 ) -> Option<RuleProblem> {
-    let event = event(rule, place, &example.text);
-    let said = classifier.explain(&event);
-    let first = said.first();
-    if first.is_some_and(|first| is_by(first, rule)) {
-        return None;
+    let mut before = None;
+    for event in events(rule, place, &example.text) {
+        let said = classifier.explain(&event);
+        let Some(first) = said.first() else {
+            continue;
+        };
+        if is_by(first, rule) {
+            return None;
+        }
+        if said.iter().any(|said| is_by(said, rule)) {
+            before = Some(format!("{} ({})", first.rule, first.stage));
+        }
     }
-    let problem = match first {
-        Some(first) if said.iter().any(|said| is_by(said, rule)) => format!(
-            "its example {:?} is decided by {} ({}) before it",
-            example.text, first.rule, first.stage
+    let problem = match before {
+        Some(before) => format!(
+            "its example {:?} is decided by {before} before it",
+            example.text
         ),
-        _ => format!("it does not match its example {:?}", example.text),
+        None => format!("it does not match its example {:?}", example.text),
     };
     Some(problem_at(rule, example.line, problem))
 }
 
-/// Why a phrase never decides, if that is so.
+/// Why a phrase decides nowhere, if that is so.
 fn unheard(classifier: &Classifier, rule: &Rule, phrase: &Located) -> Option<RuleProblem> {
-    let place = *rule.places.first()?;
+    let parsed = Phrase::parse(&phrase.text, classifier.words()).ok()?;
+    let parts = parsed.words_of_parts();
     let mut before = None;
-    for sample in samples(classifier, rule, place, &phrase.text) {
-        let event = event(rule, place, &sample);
-        let said = classifier.explain(&event);
-        match said.first() {
-            Some(first) if is_by(first, rule) => return None,
-            Some(first) => before = Some((first.rule.clone(), first.cause)),
-            // A phrase of words that stand for a name, say: the examples show that it can match.
-            None => return None,
+    for sample in samples(&parts).take(SAMPLES_MAX) {
+        for (place, text) in beside_statuses(rule, &sample) {
+            for event in events(rule, place, &text) {
+                let said = classifier.explain(&event);
+                match said.first() {
+                    Some(first) if is_by(first, rule) => return None,
+                    Some(first) => before = Some((first.rule.clone(), first.cause)),
+                    None => {}
+                }
+            }
         }
     }
-    let (other, cause) = before?;
-    let problem = if cause == rule.cause {
-        format!(
-            "the phrase {:?} is never heard: {other} always speaks first",
-            phrase.text
-        )
-    } else {
-        format!(
-            "the phrase {:?} contradicts {other}, which always speaks first and says {cause}, not {}",
-            phrase.text, rule.cause
-        )
+    // With so many words not all were tried.
+    if parts.iter().map(Vec::len).sum::<usize>() > SAMPLES_MAX {
+        return None;
+    }
+    let phrase_text = &phrase.text;
+    let problem = match before {
+        None => format!("the phrase {phrase_text:?} is not even found in its own words"),
+        Some((other, cause)) if cause == rule.cause => {
+            format!("the phrase {phrase_text:?} is never heard: {other} always speaks first")
+        }
+        Some((other, cause)) => format!(
+            "the phrase {phrase_text:?} contradicts {other}, which always speaks first and says {cause}, not {}",
+            rule.cause
+        ),
     };
     Some(problem_at(rule, phrase.line, problem))
 }
 
 /// The shortest texts that a phrase matches: each word of each part once.
-fn samples(classifier: &Classifier, rule: &Rule, place: Place, phrase: &str) -> Vec<String> {
-    let Ok(phrase) = Phrase::parse(phrase, classifier.words()) else {
-        return Vec::new();
-    };
-    let parts = phrase.words_of_parts();
-    let status = match rule.with_status.first() {
-        Some(code) if matches!(place, Place::Text | Place::Code) => {
-            format!("HTTP {code}. Errors reported by remote server: ")
-        }
-        _ => String::new(),
-    };
-    let mut samples = Vec::new();
-    for (varied, part) in parts.iter().enumerate() {
-        for word in part {
+fn samples<'a>(parts: &'a [Vec<&'a str>]) -> impl Iterator<Item = String> + 'a {
+    parts.iter().enumerate().flat_map(move |(varied, part)| {
+        part.iter().map(move |word| {
             let words: Vec<_> = parts
                 .iter()
                 .enumerate()
                 .map(|(index, part)| if index == varied { word } else { part[0] })
                 .map(|word| word.trim_matches('*'))
                 .collect();
-            samples.push(format!("{status}{}", words.join(" ")));
-        }
-    }
-    samples
+            words.join(" ")
+        })
+    })
 }
 
-/// An event whose only evidence is a text in one place, such as the rule speaks of.
-fn event(rule: &Rule, place: Place, text: &str) -> ProvisioningEvent {
+/// A text for each place that the rule reads, and beside each status that it wants.
+fn beside_statuses(rule: &Rule, text: &str) -> Vec<(Place, String)> {
+    let mut texts = Vec::new();
+    for place in &rule.places {
+        let bare = rule.with_status.is_empty() || !matches!(place, Place::Text | Place::Code);
+        if bare {
+            texts.push((*place, text.to_owned()));
+            continue;
+        }
+        for code in rule.with_status.iter().take(CONTEXTS_MAX) {
+            let text = format!("HTTP {code}. Errors reported by remote server: {text}");
+            texts.push((*place, text));
+        }
+    }
+    texts
+}
+
+/// Events whose only evidence is a text in one place, such as the rule speaks of: one for each
+/// application and event type that it names.
+fn events<'a>(
+    rule: &'a Rule,
+    place: Place,
+    text: &'a str,
+) -> impl Iterator<Item = ProvisioningEvent> + 'a {
+    fn or_none<T>(all: &[T]) -> impl Iterator<Item = Option<&T>> + Clone {
+        let none = all.is_empty().then_some(None);
+        all.iter().map(Some).chain(none)
+    }
+    or_none(&rule.applications)
+        .flat_map(move |application| {
+            or_none(&rule.event_types)
+                .map(move |event_type| event(place, text, application, event_type))
+        })
+        .take(CONTEXTS_MAX)
+}
+
+fn event(
+    place: Place,
+    text: &str,
+    application: Option<&String>,
+    event_type: Option<&String>,
+) -> ProvisioningEvent {
     let mut event = ProvisioningEvent {
-        event_type: match rule.event_types.first() {
-            Some(name) => name.replace('*', "new"),
-            None => PLAIN_TYPE.to_owned(),
-        },
+        event_type: event_type.map_or(PLAIN_TYPE.to_owned(), |name| name.replace('*', "new")),
+        targets: application
+            .map(|name| Entity {
+                kind: "AppInstance".to_owned(),
+                display_name: name.clone(),
+                ..Entity::default()
+            })
+            .into_iter()
+            .collect(),
         ..ProvisioningEvent::default()
     };
-    if let Some(name) = rule.applications.first() {
-        event.targets.push(Entity {
-            kind: "AppInstance".to_owned(),
-            display_name: name.clone(),
-            ..Entity::default()
-        });
-    }
     match place {
         Place::Text => text.clone_into(&mut event.outcome.reason),
         Place::Code => drop(

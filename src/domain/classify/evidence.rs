@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 
-use crate::domain::classification::{Cause, Disposition, ObjectRef, Responder};
+use crate::domain::classification::{Cause, Disposition, Responder};
 use crate::domain::classify::rules::{Place, Rule, Stage};
 use crate::domain::classify::text::{Grammar, Reading};
 
@@ -28,10 +28,10 @@ pub struct Candidate<'a> {
 }
 
 impl Candidate<'_> {
-    /// Why it decides, or why another one, the first, does so before it.
+    /// Why it counts most, or what the first one has before it.
     pub fn why(&self, first: &Self) -> String {
         if self == first {
-            return format!("decides, as {}", self.stage);
+            return format!("counts most, as {}", self.stage);
         }
         if self.stage != first.stage {
             return format!("{} counts less than {}", self.stage, first.stage);
@@ -61,19 +61,20 @@ pub(super) struct Clue<'e> {
 
 impl Clue<'_> {
     /// The best has the lowest. Of what one rule found the fullest quote comes first.
+    #[inline]
     pub(super) fn rank(&self) -> (Stage, (u8, u8, usize), Reverse<usize>) {
         (self.stage, self.order, Reverse(self.text.len()))
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Source {
     Rule(usize),
     Status(usize),
     Catalogue,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Field<'e> {
     Reason,
     Result,
@@ -102,7 +103,8 @@ pub(super) struct Clues<'c, 'e> {
     pub(super) rules: &'c [Rule],
     pub(super) deployment_rules: usize,
     pub(super) event_type: &'e str,
-    pub(super) application: Option<&'c ObjectRef>,
+    /// Its name and id, in lower case.
+    pub(super) application: Option<(String, String)>,
     pub(super) all: Vec<Clue<'e>>,
 }
 
@@ -145,9 +147,8 @@ impl<'e> Clues<'_, 'e> {
 
     fn is_of(&self, applications: &[String]) -> bool {
         let is = |wanted: &String| {
-            self.application.is_some_and(|known| {
-                known.name.to_lowercase() == wanted.to_lowercase() || known.id == *wanted
-            })
+            let known = self.application.as_ref();
+            known.is_some_and(|(name, id)| name == wanted || id == wanted)
         };
         applications.is_empty() || applications.iter().any(is)
     }

@@ -82,14 +82,17 @@ impl<'t> Folded<'t> {
     }
 
     /// Whether a word begins there, so that the one before has ended.
+    #[inline]
     pub(super) fn begins_at(&self, at: usize) -> bool {
         self.marks[at] & 1 == 1
     }
 
+    #[inline]
     pub(super) fn origin(&self, at: usize) -> usize {
         (self.marks[at] / 2) as usize
     }
 
+    #[inline]
     pub(super) fn origin_of_end(&self, at: usize) -> usize {
         let Some(last) = at.checked_sub(1) else {
             return 0;
@@ -136,12 +139,14 @@ struct Plain {
     folded: Option<u8>,
 }
 
+#[inline]
 fn mark(from: usize, begins: bool) -> u32 {
     // Texts are cut at a limit long before this matters.
     u32::try_from(from * 2 + usize::from(begins)).unwrap_or(u32::MAX)
 }
 
 /// The first character of a text and its length there; an escape of JSON is what it stands for.
+#[inline]
 fn next_char(text: &str) -> Option<(char, usize)> {
     let first = text.chars().next()?;
     if first != '\\' {
@@ -191,6 +196,7 @@ impl Kind {
     }
 
     /// Whether a word begins with a character of `kind` that stands behind one of `before`.
+    #[inline]
     fn begins_word(before: Self, kind: Self, next: impl FnOnce() -> Self) -> bool {
         match (before, kind) {
             (Self::Other, _) | (_, Self::Other) | (Self::Lower | Self::Digit, Self::Upper) => true,

@@ -15,7 +15,7 @@ mod text;
 mod verdict;
 mod wording;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
@@ -47,6 +47,12 @@ static EMBEDDED: LazyLock<Classifier> =
 /// Enough for any sentence that decides; evidence is stored with each event.
 const EVIDENCE_BYTES_MAX: usize = 200;
 
+/// Pieces of evidence that are explained; events have a handful.
+const CANDIDATES_MAX: usize = 100;
+
+/// Error texts and codes of the debug data that are read; Okta sends one or two.
+const DEBUG_FIELDS_MAX: usize = 16;
+
 /// Keys of the debug data that hold an error text, as `is_key` compares them.
 const TEXT_KEYS: &[&str] = &[
     "errormessage",
@@ -76,8 +82,12 @@ pub struct Classifier {
     rules: Vec<Rule>,
     /// How many of them are the deployment's.
     deployment_rules: usize,
+    /// Whether any rule speaks of some applications alone.
+    by_application: bool,
     grammar: Grammar,
     names: Phrases<usize>,
+    /// The rules whose words stand in the old names that are known: looking up beats searching.
+    known_names: HashMap<&'static str, Vec<usize>>,
     results: HashMap<String, usize>,
     failure_without_outcome: Vec<String>,
     wording: Wording,
@@ -156,16 +166,25 @@ impl Classifier {
                 }
             }
         }
+        let names = Phrases::new(names)?;
+        let catalogue = Catalogue::embedded();
+        let heard = |name: &str| names.hits(name).iter().map(|hit| hit.what).collect();
+        let known_names = catalogue
+            .all_legacy_event_types()
+            .map(|name| (name, heard(name)))
+            .collect();
         Ok(Self {
-            catalogue: Catalogue::embedded(),
+            catalogue,
+            known_names,
             version,
             words: words.clone(),
             grammar: Grammar::new(own, words, &rules)?,
-            names: Phrases::new(names)?,
+            names,
             results,
             failure_without_outcome: own.failure_without_outcome.clone(),
             wording: Wording::embedded(),
             deployment_rules: theirs.rules.len(),
+            by_application: rules.iter().any(|rule| !rule.applications.is_empty()),
             rules,
         })
     }
@@ -226,7 +245,7 @@ impl Classifier {
                     answer.evidence = Some(Evidence {
                         rule: candidate.rule,
                         field: candidate.field,
-                        text: cut(candidate.text, EVIDENCE_BYTES_MAX).to_owned(),
+                        text: candidate.text.to_owned(),
                     });
                 }
                 answer.security_relevant = failed && removes_access;
@@ -271,17 +290,14 @@ impl Classifier {
         let application = application(event);
         let mut clues = self.clues(event, known, application.as_ref());
         clues.sort_by_key(Clue::rank);
-        let mut candidates: Vec<Candidate<'_>> = Vec::new();
-        for candidate in clues.iter().map(|clue| self.candidate(clue, known)) {
-            // The fullest quote of a rule comes first; its others say no more.
-            let said = |known: &Candidate<'_>| {
-                known.rule == candidate.rule && known.field == candidate.field
-            };
-            if !candidates.iter().any(said) {
-                candidates.push(candidate);
-            }
-        }
-        candidates
+        // The fullest quote of a rule comes first; its others say no more.
+        let mut said = HashSet::new();
+        clues.retain(|clue| said.insert((clue.source, clue.field)));
+        clues
+            .iter()
+            .take(CANDIDATES_MAX)
+            .map(|clue| self.candidate(clue, known))
+            .collect()
     }
 
     /// The answer for a success, before anything is known but the type.
@@ -334,7 +350,9 @@ impl Classifier {
             rules: &self.rules,
             deployment_rules: self.deployment_rules,
             event_type: &event.event_type,
-            application,
+            application: application
+                .filter(|_| self.by_application)
+                .map(|known| (known.name.to_lowercase(), known.id.to_lowercase())),
             all: Vec::new(),
         };
         self.add_type_clues(event, known, &mut clues);
@@ -353,7 +371,8 @@ impl Classifier {
             .flat_map(|target| [target.display_name.as_str(), target.alternate_id.as_str()])
             .filter(|name| !name.is_empty())
             .collect();
-        names.sort_unstable();
+        // Only so many are looked for: the longest are the least likely to be other words.
+        names.sort_unstable_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         names.dedup();
         let mut worth = 0;
         let mut read = |place: Place, field: Field<'e>, text: &'e str| {
@@ -365,20 +384,22 @@ impl Classifier {
         if !reason.is_empty() {
             read(Place::Text, Field::Reason, reason);
         }
-        for (key, value) in &event.debug_data {
-            if !value.is_empty() && value != reason && is_key(key, TEXT_KEYS) {
-                read(Place::Text, Field::DebugData(key), value);
-            }
+        let fields = |keys: &'static [&'static str]| {
+            let fields = event.debug_data.iter();
+            fields
+                .filter(move |(key, value)| !value.is_empty() && is_key(key, keys))
+                .take(DEBUG_FIELDS_MAX)
+        };
+        for (key, value) in fields(TEXT_KEYS).filter(|(_, value)| *value != reason) {
+            read(Place::Text, Field::DebugData(key), value);
         }
         // Mostly the type's own title. The Group Push Failed card has the error here, and no reason.
         if reason.trim().is_empty() && !event.display_message.is_empty() {
             read(Place::Text, Field::DisplayMessage, &event.display_message);
         }
-        for (key, value) in &event.debug_data {
-            if is_key(key, CODE_KEYS) {
-                let value = cut(value, EVIDENCE_BYTES_MAX);
-                read(Place::Code, Field::DebugData(key), value);
-            }
+        for (key, value) in fields(CODE_KEYS) {
+            let value = cut(value, EVIDENCE_BYTES_MAX);
+            read(Place::Code, Field::DebugData(key), value);
         }
         clues.all
     }
@@ -412,9 +433,16 @@ impl Classifier {
             if is_known && self.deployment_rules == 0 {
                 continue;
             }
-            for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
-                if !is_known || hit.what < self.deployment_rules {
-                    clues.add_rule(place, hit.what, worth, field, name);
+            let mut add = |rule: usize| {
+                if !is_known || rule < self.deployment_rules {
+                    clues.add_rule(place, rule, worth, field, name);
+                }
+            };
+            if let Some(rules) = self.known_names.get(name.as_str()) {
+                rules.iter().copied().for_each(add);
+            } else {
+                for hit in self.names.hits(cut(name, EVIDENCE_BYTES_MAX)) {
+                    add(hit.what);
                 }
             }
         }
@@ -440,7 +468,7 @@ impl Classifier {
             cause: Cause::Unknown,
             rule: String::new(),
             field: clue.field.path(),
-            text: clue.text,
+            text: cut(clue.text, EVIDENCE_BYTES_MAX),
             disposition: None,
             responder: None,
             remediation: None,

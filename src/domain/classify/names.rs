@@ -56,15 +56,16 @@ const QUOTES: &[(char, char)] = &[
 pub(super) fn usable<'n>(names: &[&'n str]) -> impl Iterator<Item = &'n str> {
     names
         .iter()
-        .take(NAMES_MAX)
         .copied()
         .filter(|name| NAME_BYTES.contains(&name.len()) && *name != "unknown")
+        .take(NAMES_MAX)
 }
 
-/// Masks names of the event's targets, wherever they stand.
+/// Masks names of the event's targets, wherever they stand, but those that are exempt.
 pub(super) fn add_known_names<'n>(
     text: &str,
     names: impl Iterator<Item = &'n str>,
+    is_exempt: impl Fn(&str) -> bool,
     masks: &mut Vec<Mask>,
 ) {
     for name in names {
@@ -78,7 +79,7 @@ pub(super) fn add_known_names<'n>(
             }
             let end = start + name.len();
             let whole = is_word_start(text, start) && is_word_end(text, end);
-            if whole && (unmistakable || is_called_a_name(&text[..start])) {
+            if whole && !is_exempt(name) && (unmistakable || is_called_a_name(&text[..start])) {
                 masks.push((start, end));
             }
         }
@@ -172,6 +173,7 @@ pub(super) fn merge(masks: &mut Vec<Mask>) {
 }
 
 /// Only ASCII counts: Japanese and Korean write no blanks between words.
+#[inline]
 pub(super) fn is_word_start(text: &str, start: usize) -> bool {
     let bytes = text.as_bytes();
     start == 0
@@ -179,10 +181,12 @@ pub(super) fn is_word_start(text: &str, start: usize) -> bool {
         || !(bytes[start - 1].is_ascii_alphanumeric() && bytes[start].is_ascii_alphanumeric())
 }
 
+#[inline]
 fn is_word_end(text: &str, end: usize) -> bool {
     end == text.len() || is_word_start(text, end)
 }
 
+#[inline]
 pub(super) fn ends_with_ignoring_case(text: &str, suffix: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() >= suffix.len()

@@ -18,7 +18,7 @@ use crate::domain::classify::folded::Folded;
 const GAP_BYTES_MAX: usize = 100;
 
 /// Words of a text that are looked at; a text with more is no error message.
-const WORDS_MAX: usize = 1024;
+const WORDS_MAX: usize = 2048;
 
 /// Separates the parts of a phrase.
 const GAP: &str = " .. ";
@@ -205,22 +205,24 @@ impl<T: Copy> Phrases<T> {
 
     /// The words of a text that phrases are made of.
     pub fn words(&self, text: &Folded<'_>) -> Found {
-        let mut found: Found = self
-            .automaton
-            .find_overlapping_iter(&text.bytes)
-            .filter_map(|found| {
-                let what = found.pattern().as_u32();
-                let word = &self.words[what as usize];
-                let whole = (word.open_left || text.begins_at(found.start()))
-                    && (word.open_right || text.begins_at(found.end()));
-                whole.then(|| Hit {
-                    what,
-                    start: text.origin(found.start()),
-                    end: text.origin_of_end(found.end()),
-                })
-            })
-            .take(WORDS_MAX)
-            .collect();
+        let mut found = Found::with_capacity(32);
+        for hit in self.automaton.find_overlapping_iter(&text.bytes) {
+            let what = hit.pattern().as_u32();
+            let word = &self.words[what as usize];
+            let whole = (word.open_left || text.begins_at(hit.start()))
+                && (word.open_right || text.begins_at(hit.end()));
+            if !whole {
+                continue;
+            }
+            if found.len() == WORDS_MAX {
+                break;
+            }
+            found.push(Hit {
+                what,
+                start: text.origin(hit.start()),
+                end: text.origin_of_end(hit.end()),
+            });
+        }
         found.sort_by_key(|hit| hit.start);
         found
     }

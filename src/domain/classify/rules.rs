@@ -22,6 +22,20 @@ pub const FILE_BYTES_MAX: usize = 1 << 20;
 /// Words of all classes together. Classes may contain classes, so a short file could have very many.
 const CLASS_WORDS_MAX: usize = 50_000;
 
+/// Names of files and rules go into every answer.
+const NAME_BYTES_MAX: usize = 100;
+
+/// A phrase, a word of a class; the longest built-in phrase has about 800 bytes.
+const PHRASE_BYTES_MAX: usize = 4096;
+const PARTS_MAX: usize = 8;
+const WORD_BYTES_MAX: usize = 200;
+
+/// One to three sentences, kept with every event that they are for.
+const REMEDIATION_BYTES_MAX: usize = 2000;
+
+/// What a remediation may name.
+const PLACEHOLDERS: [&str; 3] = ["app", "user", "group"];
+
 /// How much a piece of evidence is worth: the first stage that has any decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -96,7 +110,7 @@ pub struct Rule {
     pub with_status: Vec<u16>,
     /// The rule speaks only of these event types; a `*` at the end opens the name.
     pub event_types: Vec<String>,
-    /// The rule speaks only of these applications, by name or id, without regard to case.
+    /// The rule speaks only of these applications, by name or id, in lower case.
     pub applications: Vec<String>,
     pub cause: Cause,
     /// What the rule knows better than the cause.
@@ -204,6 +218,16 @@ fn list(problems: &[RuleProblem]) -> String {
 }
 
 impl InvalidRules {
+    /// A file whose bytes are no text.
+    pub fn not_utf8(error: &std::string::FromUtf8Error) -> Self {
+        let good = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        Self(vec![RuleProblem {
+            line: 1 + good.matches('\n').count(),
+            rule: String::new(),
+            problem: "this is no UTF-8 text".to_owned(),
+        }])
+    }
+
     pub(super) fn check(mut problems: Vec<RuleProblem>) -> Result<(), Self> {
         if problems.is_empty() {
             return Ok(());
@@ -237,6 +261,15 @@ impl RuleFile {
         InvalidRules::check(reader.problems)?;
         Ok(file)
     }
+}
+
+/// Whether a text may be a name: short, in one line. Empty ones are told of elsewhere.
+fn is_name(text: &str) -> bool {
+    text.len() <= NAME_BYTES_MAX && !text.contains(char::is_control)
+}
+
+fn name_problem(key: &str) -> String {
+    format!("`{key}` must be one line of at most {NAME_BYTES_MAX} bytes")
 }
 
 struct Reader<'a> {
@@ -323,6 +356,9 @@ impl Reader<'_> {
                 "`version` is missing: a name for this state of the file",
             );
         }
+        if !is_name(&file.version) {
+            self.problem(0, "", name_problem("version"));
+        }
         if let Owner::Deployment(ours) = self.owner {
             file.words.clone_from(&ours.words);
         }
@@ -403,6 +439,10 @@ impl Reader<'_> {
                             format!("{name} has an empty word, which would match everything"),
                         );
                     }
+                    None if text.len() > WORD_BYTES_MAX => {
+                        let problem = format!("{name} has a word of over {WORD_BYTES_MAX} bytes");
+                        self.problem_in(line, "", problem);
+                    }
                     None => class.push(text),
                 }
             }
@@ -460,6 +500,10 @@ impl Reader<'_> {
             .unwrap_or_default()
             .trim()
             .to_owned();
+        if !is_name(&id) {
+            self.problem(at, "", name_problem("id"));
+            return None;
+        }
         let mut rule = Rule {
             line: self.line(at),
             places: vec![Place::Text],
@@ -491,7 +535,8 @@ impl Reader<'_> {
                 "with_status" => rule.with_status = self.take(&id, name, value).unwrap_or_default(),
                 "event_types" => rule.event_types = self.take(&id, name, value).unwrap_or_default(),
                 "applications" => {
-                    rule.applications = self.take(&id, name, value).unwrap_or_default();
+                    let names: Vec<String> = self.take(&id, name, value).unwrap_or_default();
+                    rule.applications = names.iter().map(|name| name.to_lowercase()).collect();
                 }
                 "cause" => cause = self.take(&id, name, value),
                 "disposition" => rule.disposition = self.take(&id, name, value),
@@ -535,9 +580,38 @@ impl Reader<'_> {
                 "`id` is missing: the name that evidence calls the rule by",
             );
         }
-        for phrase in &rule.phrases {
-            if let Err(error) = Phrase::parse(&phrase.text, classes) {
-                self.problem_in(phrase.line, id, error.to_string());
+        for Located { line, text } in &rule.phrases {
+            if text.len() > PHRASE_BYTES_MAX {
+                let problem = format!("a phrase has more than {PHRASE_BYTES_MAX} bytes");
+                self.problem_in(*line, id, problem);
+                continue;
+            }
+            match Phrase::parse(text, classes) {
+                Err(error) => self.problem_in(*line, id, error.to_string()),
+                Ok(phrase) if phrase.parts.len() > PARTS_MAX => {
+                    let problem = format!("the phrase has more than {PARTS_MAX} parts");
+                    self.problem_in(*line, id, problem);
+                }
+                Ok(_) => {}
+            }
+            if rule.places.contains(&Place::Result)
+                && (text.contains(['{', '|', '*']) || text.contains(" .. "))
+            {
+                let problem = "`result` is compared as a whole: give each value as a phrase";
+                self.problem_in(*line, id, problem);
+            }
+        }
+        let remediation = rule.remediation.as_deref().unwrap_or_default();
+        if remediation.len() > REMEDIATION_BYTES_MAX {
+            let problem = format!("`remediation` has more than {REMEDIATION_BYTES_MAX} bytes");
+            self.problem(at, id, problem);
+        }
+        for rest in remediation.split('{').skip(1) {
+            let name = rest.split_once('}').map(|(name, _)| name);
+            if !name.is_some_and(|name| PLACEHOLDERS.contains(&name)) {
+                let problem =
+                    "`remediation` can name {app}, {user} and {group}, and no other braces";
+                self.problem(at, id, problem);
             }
         }
         if let Owner::Deployment(ours) = self.owner {

@@ -855,7 +855,9 @@ fn a_deployments_rule_can_stand_in_for_a_built_in_one() {
 #[test]
 fn what_a_deployments_rules_would_never_say_is_told() {
     let problems = |file: &str| {
-        let InvalidRules(problems) = Classifier::with_rules(file).unwrap_err();
+        let InvalidRules(problems) = Classifier::with_rules(file)
+            .err()
+            .unwrap_or(InvalidRules(Vec::new()));
         problems.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let second = "cause = 'SAFEGUARD'\n[[rule]]\nid = 'acme.late'\nphrases = ['vault is sealed',\n'hatch is open']\ncause = 'TIMEOUT'\nsource = 'x'\nmatches = ['the vault is sealed']\nmisses = ['the hatch is open']\n";
@@ -877,7 +879,113 @@ fn what_a_deployments_rules_would_never_say_is_told() {
 }
 
 #[test]
-fn reading_a_hostile_text_takes_time_in_proportion() {
+fn a_rule_for_more_applications_or_types_is_heard_where_another_is_silent() {
+    let wider = "cause = 'SAFEGUARD'\napplications = ['X']\n[[rule]]\nid = 'acme.wider'\nphrases = ['vault .. sealed']\ncause = 'TIMEOUT'\napplications = ['X', 'Y']\nsource = 'x'\nmatches = ['the vault is sealed']\n";
+    let classifier = Classifier::with_rules(&deployment(wider)).unwrap();
+    let mut event = failure(PUSH, "vault is sealed");
+    event.targets[1].display_name = "Y".into();
+    assert_eq!(classifier.classify(&event).cause, Some(Cause::Timeout));
+    event.targets[1].display_name = "x".into();
+    assert_eq!(classifier.classify(&event).cause, Some(Cause::Safeguard));
+}
+
+#[test]
+fn what_a_deployments_rule_may_say_is_bounded() {
+    let check = |old: &str, new: &str, expected: &str| {
+        let file = deployment("cause = 'SAFEGUARD'").replace(old, new);
+        let problems = Classifier::with_rules(&file).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{problems}");
+    };
+    let long = "x".repeat(5_000);
+    check(
+        "'acme-7'",
+        &format!("'{long}'"),
+        "`version` must be one line",
+    );
+    check(
+        "'acme.vault'",
+        &format!("'{long}'"),
+        "`id` must be one line",
+    );
+    check(
+        "'vault .. sealed'",
+        &format!("'{long}'"),
+        "more than 4096 bytes",
+    );
+    check(
+        "'vault .. sealed'",
+        &format!("'a{}'", " .. a".repeat(8)),
+        "more than 8 parts",
+    );
+    check(
+        "version",
+        &format!("words.w = ['{long}']\nversion"),
+        "word of over 200 bytes",
+    );
+    let remedy = |text: &str| format!("source = 'x'\nremediation = '{text}'");
+    check(
+        "source = 'run book'",
+        &remedy(&long),
+        "`remediation` has more",
+    );
+    check(
+        "source = 'run book'",
+        &remedy("ask {nobody}"),
+        "no other braces",
+    );
+    check(
+        "source = 'run book'",
+        &remedy("ask {app"),
+        "no other braces",
+    );
+    check(
+        "source = 'run book'",
+        "source = 'x'\nwhere = ['result']",
+        "compared as a whole",
+    );
+}
+
+#[test]
+fn explaining_a_hostile_event_is_bounded() {
+    let mut event = failure(PUSH, "user not found");
+    for index in 0..500 {
+        let key = format!("error{}", "_".repeat(index));
+        event.debug_data.insert(key, "rate limit exceeded".into());
+    }
+    event.legacy_event_type = format!("app.{}.rate_limit", "x".repeat(5_000));
+    let said = Classifier::embedded().explain(&event);
+    assert!(said.len() <= CANDIDATES_MAX);
+    assert!(
+        said.iter()
+            .all(|said| said.text.len() <= EVIDENCE_BYTES_MAX)
+    );
+}
+
+#[test]
+fn a_name_is_known_among_many_targets() {
+    let mut event = failure(GROUP_ADD, "Could not push Read timed out fans 7: boom");
+    event.targets = (0..30)
+        .map(|index| target("User", "u", &format!("A{index}")))
+        .collect();
+    event
+        .targets
+        .push(target("UserGroup", "g", "Read timed out fans 7"));
+    check_event(&event, Cause::Unknown);
+}
+
+#[test]
+fn a_deployments_advice_stands_also_where_something_must_be_checked() {
+    let file = deployment("cause = 'TARGET_NOT_FOUND'\nremediation = 'Ask the vault team.'");
+    let classifier = Classifier::with_rules(&file).unwrap();
+    let answer = classifier.classify(&failure(DEACTIVATE, "vault is sealed"));
+    assert_eq!(
+        answer.remediation,
+        "Ask the vault team. Check in Slack that the access is really gone."
+    );
+}
+
+#[test]
+fn hostile_texts_are_read_to_their_bounds() {
     let long = [
         "Error while creating user ",
         "404 ",
@@ -894,7 +1002,9 @@ fn reading_a_hostile_text_takes_time_in_proportion() {
     ];
     for piece in long {
         let mut event = failure(PUSH, &piece.repeat(40_000));
-        event.targets = (0..2_000).map(|_| target("User", "abc", "abc")).collect();
+        event.targets = (0..2_000)
+            .map(|index| target("User", "abc", &format!("abc {index}")))
+            .collect();
         classify(&event);
     }
 }

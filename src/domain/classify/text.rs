@@ -11,13 +11,11 @@ use crate::domain::classify::names::{
     Mask, add_addresses, add_known_names, add_quoted_names, ends_with_ignoring_case, is_word_start,
     merge, usable,
 };
-use crate::domain::classify::phrases::{
-    Classes, Clauses, Found, Hit, Phrase, PhraseError, Phrases,
-};
+use crate::domain::classify::phrases::{Classes, Clauses, Hit, Phrase, PhraseError, Phrases};
 use crate::domain::classify::rules::{NameLead, Place, Rule, RuleFile, StatusRule};
 
 /// Okta cuts `outcome.reason` at 255 characters; debug data may hold a whole answer of the app.
-const TEXT_BYTES_MAX: usize = 16 * 1024;
+const TEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// Of a status that is cut off at the end of a text this much must be there.
 const CUT_STATUS_BYTES_MIN: usize = 10;
@@ -159,23 +157,22 @@ impl Grammar {
             ..Reading::default()
         };
         let mut words = self.phrases.words(&Folded::of(text));
-        let masks = self.masks(text, &words, names);
+        let pieces: Vec<Hit<Piece>> = self.phrases.singles(&words).collect();
+        let masks = self.masks(text, &pieces, names);
         let is_masked = |start: usize, end: usize| {
             // They are sorted and apart: only the last that begins before the end can reach in.
             let before = masks.partition_point(|&(from, _)| from < end);
             before > 0 && start < masks[before - 1].1
         };
         words.retain(|word| !is_masked(word.start, word.end));
-        for hit in self.phrases.singles(&words) {
-            let found = |what| Hit {
-                what,
-                start: hit.start,
-                end: hit.end,
-            };
-            match hit.what {
-                Piece::Rule(rule) => reading.rules.push(found(rule)),
-                Piece::Phrase(status) if stands_as_status(text, hit.start, hit.end) => {
-                    reading.statuses.push(found(status));
+        for Hit { what, start, end } in pieces {
+            if is_masked(start, end) {
+                continue;
+            }
+            match what {
+                Piece::Rule(what) => reading.rules.push(Hit { what, start, end }),
+                Piece::Phrase(what) if stands_as_status(text, start, end) => {
+                    reading.statuses.push(Hit { what, start, end });
                 }
                 Piece::Phrase(_) | Piece::Lead(_) | Piece::RemoteMarker => {}
             }
@@ -198,21 +195,21 @@ impl Grammar {
     }
 
     /// The parts of a text that only name a user or a group: sorted, and apart.
-    fn masks(&self, text: &str, words: &Found, names: &[&str]) -> Vec<Mask> {
+    fn masks(&self, text: &str, pieces: &[Hit<Piece>], names: &[&str]) -> Vec<Mask> {
         let mut masks: Vec<Mask> = Vec::new();
         let (mut leads, mut remote) = (Vec::new(), None);
-        for hit in self.phrases.singles(words) {
-            match hit.what {
-                Piece::Lead(what) => leads.push(Hit {
-                    what,
-                    start: hit.start,
-                    end: hit.end,
-                }),
-                Piece::RemoteMarker => remote = remote.or(Some(hit.start)),
+        for &Hit { what, start, end } in pieces {
+            match what {
+                Piece::Lead(what) => leads.push(Hit { what, start, end }),
+                Piece::RemoteMarker => remote = remote.or(Some(start)),
                 Piece::Rule(_) | Piece::Phrase(_) => {}
             }
         }
         let names = || usable(names);
+        let status_at = remote.and_then(|remote| {
+            let before = text[..remote].trim_end_matches([' ', ':']);
+            before.rfind(": ")
+        });
 
         let mut read_to = 0;
         for lead in leads {
@@ -236,10 +233,9 @@ impl Grammar {
                     .find(until.as_str())
                     .map_or(text.len(), |at| from + at),
                 // A name may hold a colon: the status is what stands right before the app's answer.
-                (None, Some(remote)) if from <= remote => text[from..remote]
-                    .trim_end_matches([' ', ':'])
-                    .rfind(": ")
-                    .map_or(from, |at| from + at),
+                (None, Some(remote)) if from <= remote => {
+                    status_at.filter(|at| *at >= from).unwrap_or(from)
+                }
                 (None, _) => text[from..].find(": ").map_or(text.len(), |at| from + at),
             };
             masks.push((lead.end, to));
@@ -251,7 +247,7 @@ impl Grammar {
             phrases.any(|phrase| phrase.eq_ignore_ascii_case(name))
         };
         // A group that is called like a status must not hide the status.
-        add_known_names(text, names().filter(|name| !is_status(name)), &mut masks);
+        add_known_names(text, names(), is_status, &mut masks);
         add_addresses(text, &mut masks);
         add_quoted_names(text, &mut masks);
         merge(&mut masks);
@@ -261,6 +257,7 @@ impl Grammar {
     /// Numbers that the text calls a status.
     fn add_numbers(&self, text: &str, mut found: impl FnMut(Hit<usize>)) {
         let bytes = text.as_bytes();
+        let begin = text.len() - text.trim_start().len();
         let mut at = 0;
         while at < bytes.len() {
             if !bytes[at].is_ascii_digit() {
@@ -280,7 +277,7 @@ impl Grammar {
             let Some(index) = self.statuses.iter().position(|status| status.code == code) else {
                 continue;
             };
-            if let Some(end) = self.number_end(text, start, at, index) {
+            if let Some(end) = self.number_end(text, begin, (start, at), index) {
                 found(Hit {
                     what: index,
                     start,
@@ -312,7 +309,13 @@ impl Grammar {
     }
 
     /// Where the status ends that begins with the number from `start` to `end`, if it is one.
-    fn number_end(&self, text: &str, start: usize, end: usize, index: usize) -> Option<usize> {
+    fn number_end(
+        &self,
+        text: &str,
+        begin: usize,
+        (start, end): (usize, usize),
+        index: usize,
+    ) -> Option<usize> {
         let (before, after) = (&text[..start], &text[end..]);
         // Part of a longer word: an id, an address, a decimal, a path.
         let glued_before =
@@ -350,7 +353,7 @@ impl Grammar {
         };
         let said = leads(SURE_STATUS_LEADS) || (ends_there && leads(STATUS_LEADS));
         // The title of an error page begins with it.
-        let begins = before.trim().is_empty() || before.ends_with('>');
+        let begins = start == begin || before.ends_with('>');
         let alone = begins
             && (ends_there || after.starts_with(" Errors reported") || before.ends_with('>'));
         (said || alone).then_some(end)

@@ -267,13 +267,16 @@ impl Wording {
         };
         let must_check = answer.security_relevant && cause == Cause::TargetNotFound;
         let (text, complete) = match (of_rule, of_type) {
+            (Some(text), _) => (text, must_check),
             _ if must_check => (of_cause(), true),
-            (Some(text), _) => (text, false),
             // Its author knew that the type takes access away.
             (None, Some(text)) if by_catalogue || cause == Cause::Unknown => (text, true),
             _ => (of_cause(), false),
         };
         let mut text = fill(text, of);
+        if must_check && of_rule.is_some() {
+            text.push_str(&fill(" Check in {app} that the access is really gone.", of));
+        }
         if answer.security_relevant && !complete {
             text.push_str(
                 " Until then the access stands: if that can't wait, take it away in {app} by hand."
@@ -354,6 +357,7 @@ fn fill(template: &str, of: &Subject<'_>) -> String {
     while let Some((before, after)) = rest.split_once('{') {
         text.push_str(before);
         let Some((place, after)) = after.split_once('}') else {
+            text.push('{');
             rest = after;
             break;
         };
