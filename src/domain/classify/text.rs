@@ -184,12 +184,13 @@ impl Grammar {
                 reading.rules.push(Hit { what, start, end });
             }
         });
-        self.add_numbers(text, |hit| {
+        let mut add_status = |hit: Hit<usize>| {
             if !is_masked(hit.start, hit.end) {
                 reading.statuses.push(hit);
             }
-        });
-        self.add_cut_status(text, &mut reading.statuses);
+        };
+        self.add_numbers(text, &mut add_status);
+        self.cut_status(text).into_iter().for_each(add_status);
         reading.statuses.sort_by_key(|hit| (hit.start, hit.end));
         reading
     }
@@ -288,24 +289,22 @@ impl Grammar {
     }
 
     /// A status whose words are cut off where Okta cuts a reason.
-    fn add_cut_status(&self, text: &str, found: &mut Vec<Hit<usize>>) {
+    fn cut_status(&self, text: &str) -> Option<Hit<usize>> {
         let start = text.rfind(['.', ':']).map_or(0, |at| at + 1);
         let tail = text[start..].trim();
         if tail.len() < CUT_STATUS_BYTES_MIN {
-            return;
+            return None;
         }
-        let cut_off = self.statuses.iter().position(|status| {
+        let what = self.statuses.iter().position(|status| {
             status.phrase.as_deref().is_some_and(|phrase| {
                 phrase.len() > tail.len() && starts_with_ignoring_case(phrase, tail)
             })
-        });
-        if let Some(what) = cut_off {
-            found.push(Hit {
-                what,
-                start: text.len() - text[start..].trim_start().len(),
-                end: text.trim_end().len(),
-            });
-        }
+        })?;
+        Some(Hit {
+            what,
+            start: text.len() - text[start..].trim_start().len(),
+            end: text.trim_end().len(),
+        })
     }
 
     /// Where the status ends that begins with the number from `start` to `end`, if it is one.
@@ -464,6 +463,8 @@ mod tests {
         check("{\"status\":\"403\",\"detail\":\"x\"}", &[], &["403"], &[]);
         check("status code 403.", &[], &["403"], &[]);
         check("403", &[], &["403"], &[]);
+        check("x: Too Many Req", &[], &["Too Many Req"], &[]);
+        check("of a: Too Many Req", &["a: Too Many Req"], &[], &[]);
         check(
             "Group Forbidden stays, as 403 do, at 403@x.y or a-403 or 403.5 or /403/",
             &[],
