@@ -1,4 +1,5 @@
-//! One input that holds events: a LogEvent, a System Log page, an event hook's envelope.
+//! One input that holds events: a LogEvent, a System Log page, an event hook's envelope, a log
+//! stream's record; an array of them, or one on each line.
 //!
 //! An input is taken apart into its events, each with its own verdict, so one bad event never
 //! takes its neighbours along. Only a text that is no JSON, or holds no event, is refused whole.
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::json::{each_field, elements, kind_of, text};
+use super::json::{self, each_field, elements, kind_of, text};
 use super::log_event::{self, NotAnEvent, Purpose, RawObject, not_json};
 use super::usual;
 use crate::domain::event::ProvisioningEvent;
@@ -76,18 +77,26 @@ pub fn read(
     };
     match text_of(input) {
         Err(problem) => found.push("", None, Err(problem))?,
-        Ok(json) if json.starts_with('[') => match elements(json, events_max) {
-            Ok((items, all)) if all > items.len() => return Err(TooManyEvents { events: all }),
-            Ok((items, _)) => {
-                for item in items {
-                    found.read_object(item.get(), purpose)?;
+        Ok(text) => match lines(text) {
+            Some(lines) => {
+                for line in lines {
+                    found.read_value(line, purpose)?;
                 }
             }
-            Err(error) => found.push(json, None, Err(not_json(&error)))?,
+            None => found.read_value(text, purpose)?,
         },
-        Ok(json) => found.read_object(json, purpose)?,
     }
     Ok(found.found)
+}
+
+/// The lines of a text that is no single JSON value, but has one on at least one of its lines: then
+/// a line that is broken takes no other along.
+fn lines(text: &str) -> Option<impl Iterator<Item = &str>> {
+    let lines = || text.lines().map(str::trim_ascii);
+    let is_value = |text| serde_json::from_str::<&RawValue>(text).is_ok();
+    let is_one = !text.contains('\n') || is_value(text);
+    (!is_one && lines().any(|line| line.starts_with(['{', '[']) && is_value(line)))
+        .then(|| lines().filter(|line| !line.is_empty()))
 }
 
 /// More events than a call may have.
@@ -112,9 +121,7 @@ impl<'a> Finds<'a> {
         event: Result<ProvisioningEvent, NotAnEvent>,
     ) -> Result<(), TooManyEvents> {
         if self.found.len() == self.events_max {
-            return Err(TooManyEvents {
-                events: self.events_max + 1,
-            });
+            return Err(self.too_many(1));
         }
         self.found.push(Found {
             json,
@@ -122,6 +129,27 @@ impl<'a> Finds<'a> {
             event,
         });
         Ok(())
+    }
+
+    fn read_value(&mut self, json: &'a str, purpose: Purpose) -> Result<(), TooManyEvents> {
+        if !json.starts_with('[') {
+            return self.read_object(json, purpose);
+        }
+        let rest = self.events_max - self.found.len();
+        match elements(json, rest) {
+            Ok((items, all)) if all > items.len() => Err(self.too_many(all)),
+            Ok((items, _)) => items
+                .into_iter()
+                .try_for_each(|item| self.read_object(item.get(), purpose)),
+            Err(error) => self.push(json, None, Err(not_json(&error))),
+        }
+    }
+
+    /// The error of `more` events beside those that were found.
+    fn too_many(&self, more: usize) -> TooManyEvents {
+        TooManyEvents {
+            events: self.found.len() + more,
+        }
     }
 
     fn read_object(&mut self, json: &'a str, purpose: Purpose) -> Result<(), TooManyEvents> {
@@ -135,6 +163,11 @@ impl<'a> Finds<'a> {
             Err(problem) => return self.push(json, None, Err(problem)),
         };
         let event_type = object.event_type();
+        // A log stream's record is known by what it carries: its `detail-type` varies.
+        if let (None, Some(detail)) = (&event_type, object.detail) {
+            let event = log_event::parse(detail.get(), purpose);
+            return self.push(detail.get(), None, event);
+        }
         let hooked = object.data.and_then(events_member);
         // Envelopes without `eventType` occur, so what tells one is that it carries events.
         let is_envelope = match event_type.as_deref() {
@@ -151,7 +184,7 @@ impl<'a> Finds<'a> {
             };
             return self.push(json, None, Err(problem));
         };
-        let Ok((items, all)) = elements(events.get(), self.events_max) else {
+        let Ok((items, all)) = elements(events.get(), self.events_max - self.found.len()) else {
             let found = kind_of(events.get());
             let problem = NotAnEvent::WrongType {
                 field: "data.events",
@@ -161,7 +194,7 @@ impl<'a> Finds<'a> {
             return self.push(json, None, Err(problem));
         };
         if all > items.len() {
-            return Err(TooManyEvents { events: all });
+            return Err(self.too_many(all));
         }
         let member = |value: Option<&RawValue>| value.and_then(text).unwrap_or_default();
         let envelope = Arc::new(Envelope {
@@ -175,6 +208,12 @@ impl<'a> Finds<'a> {
         }
         Ok(())
     }
+}
+
+/// The `source` of an event hook's envelope, if it says one.
+pub fn envelope_source(input: &[u8]) -> Option<String> {
+    let text = text_of(input).ok()?;
+    RawObject::parse(text).ok()?.source.and_then(json::text)
 }
 
 fn events_member(data: &RawValue) -> Option<&RawValue> {
@@ -256,6 +295,49 @@ mod tests {
     }
 
     #[test]
+    fn a_log_stream_s_record_carries_the_event_it_is_about() {
+        let record = |detail: &str| {
+            format!(
+                r#"{{"version":"0","id":"r1","detail-type":"SystemLog","source":
+                "aws.partner/okta.com/acme/logs","account":"1","resources":[],"detail":{detail}}}"#
+            )
+        };
+        let one = record(GOOD);
+        check(&one, &[Ok("u1")]);
+        let found = read(one.as_bytes(), Purpose::Keep, 100).unwrap();
+        assert_eq!(found[0].json, GOOD);
+        check(
+            &format!("[{one},{},{one}]", record("{}")),
+            &[Ok("u1"), Err("`eventType`"), Ok("u1")],
+        );
+        check(&record("7"), &[Err("this is a number")]);
+        // An event that has a field of that name stays what it is.
+        check(
+            r#"{"eventType":"a","uuid":"x","detail":{"eventType":"b","uuid":"y"}}"#,
+            &[Ok("x")],
+        );
+    }
+
+    #[test]
+    fn each_line_may_be_an_input() {
+        let envelope = format!(r#"{{"source":"s","data":{{"events":[{GOOD}]}}}}"#);
+        check(
+            &format!("{GOOD}\n\n  {envelope}\r\n[{GOOD},{GOOD}]\n"),
+            &[Ok("u1"); 4],
+        );
+        check(
+            &format!("{{\"broken\n{GOOD}\n5\n"),
+            &[Err("not JSON"), Ok("u1"), Err("this is a number")],
+        );
+        let pretty = GOOD.replace(',', ",\n");
+        check(&pretty, &[Ok("u1")]);
+        check(&format!("{pretty}}}"), &[Err("not JSON")]);
+        let lines = [GOOD; 4].join("\n");
+        let found = read(lines.as_bytes(), Purpose::Keep, 3);
+        assert_eq!(found.unwrap_err(), TooManyEvents { events: 4 });
+    }
+
+    #[test]
     fn bytes_that_are_no_text_say_where() {
         let found = read(b"{\"a\":\"\xff\"}", Purpose::Keep, 100).unwrap();
         assert_eq!(found[0].event, Err(NotAnEvent::NotUtf8 { offset: 6 }));
@@ -271,7 +353,7 @@ mod tests {
         let two = envelope("0,0");
         assert_eq!(
             count(&format!("[{two},{two}]")),
-            Err(TooManyEvents { events: 3 })
+            Err(TooManyEvents { events: 4 })
         );
     }
 }

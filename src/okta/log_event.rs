@@ -80,6 +80,8 @@ pub struct RawObject<'a> {
     pub source: Option<&'a RawValue>,
     pub event_id: Option<&'a RawValue>,
     pub event_time: Option<&'a RawValue>,
+    /// The LogEvent in a log stream's record.
+    pub detail: Option<&'a RawValue>,
     /// Names that differ from `eventType` or `uuid` only in their spelling.
     lookalikes: Vec<String>,
 }
@@ -114,6 +116,7 @@ impl<'a> RawObject<'a> {
                 "source" => &mut object.source,
                 "eventId" => &mut object.event_id,
                 "eventTime" => &mut object.event_time,
+                "detail" => &mut object.detail,
                 _ => {
                     if same_spelling(name, "eventType") || same_spelling(name, "uuid") {
                         object.lookalikes.push(name.to_owned());
