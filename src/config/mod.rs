@@ -8,6 +8,8 @@
 //! An option `key` of `[section]` is the variable `PROVIDENT_SECTION_KEY`; see [`SHORT`] for
 //! those that have a shorter one too.
 
+mod orgs;
+mod secret;
 mod sources;
 mod value;
 
@@ -16,6 +18,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::orgs::OrgEntry;
+pub use self::orgs::{ApiConfig, HookSecrets, LoginConfig, OrgConfig};
+pub use self::secret::{Secret, UnreadableSecret};
 pub use self::sources::{ClientDefaults, Flag, Flags, client_defaults};
 use self::sources::{Given, Origin, Sources};
 pub use self::value::{ByteSize, InvalidByteSize};
@@ -92,6 +97,118 @@ section! {
         /// Whether anybody who reaches an address beyond loopback may call, unencrypted. Default
         /// false. Set it where a mesh or a network policy stands before the service.
         allow_plaintext: bool = false,
+    }
+}
+
+section! {
+    /// The HTTP server that Okta's event hooks deliver to. It listens once a hook's secret is set.
+    HttpConfig = "http" {
+        /// IP address and port of the event hook endpoint. Default 127.0.0.1:8080. Okta delivers over
+        /// HTTPS alone, so put an ingress that speaks it before the address.
+        addr: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)),
+        /// Connections at a time; a further one waits until another has gone. Default 256. Okta opens a
+        /// few, an ingress keeps some tens.
+        connections_max: u32 = 256,
+        /// How long a client may take to send a request's head, and a connection may be idle. Default
+        /// 10s.
+        head_timeout: Duration = Duration::from_secs(10),
+    }
+}
+
+section! {
+    /// Okta event hooks: the way in that is fast, for the 10 event types that Okta sends by it.
+    HookConfig = "hook" {
+        /// What the header of a delivery must hold, and what switches the endpoint on. Not to be written
+        /// in this file: set the variable, or name a file with `secret_file`. Default none. For
+        /// the only org; of several, each has its own in [[orgs]].
+        secret: Option<Secret> = None,
+        /// File with the secret, read again when it changes. Default none.
+        secret_file: Option<PathBuf> = None,
+        /// The secret before: still valid, so that the one in Okta can be changed at leisure. Not to be
+        /// written in this file. Default none.
+        previous_secret: Option<Secret> = None,
+        /// File with the secret before. Default none.
+        previous_secret_file: Option<PathBuf> = None,
+        /// Name of the header that holds the secret. Default Authorization.
+        header: HeaderName = HeaderName("Authorization".to_owned()),
+        /// Names of further headers of a delivery that are kept with failed group pushes, with commas
+        /// between. Default none: Content-Type, Date and User-Agent. Never the secret's,
+        /// Authorization or Cookie.
+        kept_headers: HeaderNames = HeaderNames(Vec::new()),
+        /// Bytes of the largest delivery taken. Default 8MiB. Okta documents no limit; its events are a
+        /// few kilobytes.
+        body_bytes_max: ByteSize = ByteSize::mib(8),
+        /// Events in one delivery. Default 1000.
+        events_per_delivery_max: u32 = 1000,
+        /// How long a delivery may take before it is answered with 503, so that Okta tries again.
+        /// Default 2s. Okta itself waits for 3 s.
+        answer_timeout: Duration = Duration::from_secs(2),
+    }
+}
+
+section! {
+    /// The org whose System Log is polled, and how to log in to it. For the only org; of several,
+    /// each has its own in [[orgs]].
+    OktaConfig = "okta" {
+        /// URL of the org, such as `https://acme.okta.com`; switches the System Log poller on. Default
+        /// none. Plain HTTP goes to a loopback address alone.
+        org_url: String = String::new(),
+        /// API token (SSWS) to log in with. Not to be written in this file: set the variable, or name a
+        /// file with `api_token_file`. Default none.
+        api_token: Option<Secret> = None,
+        /// File with the API token, read again when it changes. Default none.
+        api_token_file: Option<PathBuf> = None,
+        /// Client id of the service app to log in as (OAuth 2.0, `private_key_jwt`), in place of an API
+        /// token. Default none. The app needs the scope okta.logs.read and an admin role.
+        client_id: String = String::new(),
+        /// File with the service app's private key, as PEM or JWK (RSA, or EC on P-256), read again when
+        /// it changes. Default none.
+        private_key_file: Option<PathBuf> = None,
+        /// Key id (`kid`) that Okta shows beside the public key. Default none: a JWK's own. Needed with a
+        /// PEM file where the app has more than one key.
+        private_key_id: String = String::new(),
+    }
+}
+
+section! {
+    /// Polling the System Log: the way in that is complete.
+    PollConfig = "poll" {
+        /// How far back the first poll of an org begins. Default 7days. Okta keeps 90 days.
+        look_back: Duration = Duration::from_hours(7 * 24),
+        /// How long to wait after a page that was not full. Default 10s. Each poll counts against the
+        /// org's rate limit (20 to 120 requests a minute).
+        interval: Duration = Duration::from_secs(10),
+        /// Percent of the org's rate limit for the System Log that is used at the most. Default 50.
+        rate_share_percent: u32 = 50,
+        /// Events of a page. Default 1000, which is the most that Okta gives.
+        page_events_max: u32 = 1000,
+        /// Bytes of the largest page taken. Default 64MiB. A full page is usually 2 to 5 MiB.
+        page_bytes_max: ByteSize = ByteSize::mib(64),
+        /// Filter in Okta's System Log filter language that Okta applies before it sends. Default none:
+        /// the event types that concern provisioning, or all of them with ingest.keep = all.
+        filter: String = String::new(),
+        /// How far before the newest event that was read a poll begins anew when Okta no longer takes the
+        /// stored place. Default 10m. What comes twice is kept once.
+        overlap: Duration = Duration::from_mins(10),
+        /// How long one request may take. Default 1m. Okta itself gives a query up after 30 s.
+        request_timeout: Duration = Duration::from_mins(1),
+        /// How long to wait after the first failure; doubles with each further one. Default 1s.
+        retry_delay: Duration = Duration::from_secs(1),
+        /// The longest wait after failures. Default 1m.
+        retry_delay_max: Duration = Duration::from_mins(1),
+    }
+}
+
+section! {
+    /// When the ways in count as broken: then `provident.sources` is `NOT_SERVING` in the health
+    /// service.
+    SourcesConfig = "sources" {
+        /// How long a source may fail before it says so. Default 5m.
+        failing_after: Duration = Duration::from_mins(5),
+        /// How long a source may bring no event before it says so. Default 7days; 0s: for ever. Lower it
+        /// where events come all day. Okta also gives empty pages where a service app's role is too
+        /// small.
+        silent_after: Duration = Duration::from_hours(7 * 24),
     }
 }
 
@@ -191,6 +308,9 @@ section! {
         /// Bytes of events that are written and flushed together. Default 8MiB. Raise it on disks whose
         /// flushes are slow.
         batch_bytes_max: ByteSize = ByteSize::mib(8),
+        /// Bytes of the file `rejects.ndjson` in the data directory, in which what a hook or a poll brought
+        /// and was no event is kept. Default 16MiB. When it is full, it becomes `rejects.old.ndjson`.
+        reject_file_bytes_max: ByteSize = ByteSize::mib(16),
     }
 }
 
@@ -246,6 +366,49 @@ impl LogLevel {
     }
 }
 
+/// The name of an HTTP header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderName(String);
+
+impl HeaderName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for HeaderName {
+    fn read(text: &str) -> Result<Self, String> {
+        match axum::http::HeaderName::from_bytes(text.as_bytes()) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_no_name) => Err("must be the name of an HTTP header".to_owned()),
+        }
+    }
+
+    fn toml(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// Names of HTTP headers; with commas between.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderNames(pub Vec<HeaderName>);
+
+impl Value for HeaderNames {
+    fn read(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(HeaderName::read)
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    fn toml(&self) -> String {
+        let names: Vec<_> = self.0.iter().map(HeaderName::as_str).collect();
+        quoted(&names.join(","))
+    }
+}
+
 impl Value for LogLevel {
     fn read(text: &str) -> Result<Self, String> {
         // A lone word that is no level would be taken as a module's name, and silence the rest.
@@ -282,26 +445,23 @@ section! {
     }
 }
 
-/// An org that events come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrgConfig {
-    /// Its Okta host, such as `acme.okta.com`.
-    pub name: String,
-    /// Hosts that mean it too: custom domains, test addresses.
-    pub aliases: Vec<String>,
-}
-
 /// What the orgs' keys are for.
 const ORGS_DOC: &[&str] = &[
     " Orgs that events come from: `name` is the Okta host, `aliases` are custom domains and test",
     " addresses that mean it too. Default none: any host is taken as it is. As a variable:",
     " PROVIDENT_ORGS=acme.okta.com=login.acme.com+localhost,other.okta.com",
+    " Where there are several, each has its own `hook_secret_file`, `hook_previous_secret_file`, `url`,",
+    " `api_token_file`, `client_id`, `private_key_file` and `private_key_id`; see [hook] and [okta].",
 ];
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub grpc: GrpcConfig,
+    pub http: HttpConfig,
+    pub hook: HookConfig,
+    pub poll: PollConfig,
+    pub sources: SourcesConfig,
     pub admin: AdminConfig,
     pub journal: JournalConfig,
     pub storage: StorageConfig,
@@ -311,7 +471,10 @@ pub struct Config {
     pub list: ListConfig,
     pub shutdown: ShutdownConfig,
     pub log: LogConfig,
+    /// The configured orgs, each with what its ways in need.
     pub orgs: Vec<OrgConfig>,
+    /// The event hook's secrets where no org is configured.
+    pub hook_of_any_org: HookSecrets,
     /// What is allowed but worth a word. The server logs them once at start.
     pub warnings: Vec<String>,
 }
@@ -330,6 +493,7 @@ impl Default for Config {
 pub struct Loaded {
     pub config: Config,
     settings: Vec<Effective>,
+    orgs: Vec<OrgEntry>,
     orgs_origin: Origin,
 }
 
@@ -338,6 +502,8 @@ pub struct Loaded {
 struct Effective {
     key: Key,
     toml: String,
+    /// Not to be shown.
+    hidden: bool,
     origin: Origin,
 }
 
@@ -388,6 +554,11 @@ impl Config {
     pub fn keys() -> impl Iterator<Item = Key> {
         [
             GrpcConfig::KEYS,
+            HttpConfig::KEYS,
+            HookConfig::KEYS,
+            OktaConfig::KEYS,
+            PollConfig::KEYS,
+            SourcesConfig::KEYS,
             AdminConfig::KEYS,
             JournalSection::KEYS,
             StorageConfig::KEYS,
@@ -413,7 +584,13 @@ impl Loaded {
     pub fn to_toml(&self, explain: bool) -> String {
         let mut lines = Vec::new();
         let mut section = "";
-        for Effective { key, toml, origin } in &self.settings {
+        for Effective {
+            key,
+            toml,
+            hidden,
+            origin,
+        } in &self.settings
+        {
             let (of, name) = key.path.split_once('.').expect("keys are section.key");
             if of != section {
                 if !section.is_empty() {
@@ -425,18 +602,20 @@ impl Loaded {
             if explain {
                 lines.extend(key.doc.iter().map(|line| format!("#{line}")));
             }
-            lines.push(format!("{name} = {toml} # {origin}"));
+            lines.push(if *hidden {
+                format!("# {name} is set by {origin}, and not shown")
+            } else {
+                format!("{name} = {toml} # {origin}")
+            });
         }
         if explain {
             lines.push(String::new());
             lines.extend(ORGS_DOC.iter().map(|line| format!("#{line}")));
         }
-        for org in &self.config.orgs {
-            let aliases: Vec<_> = org.aliases.iter().map(|alias| quoted(alias)).collect();
+        for org in &self.orgs {
             lines.push(String::new());
             lines.push(format!("[[orgs]] # {}", self.orgs_origin));
-            lines.push(format!("name = {}", quoted(&org.name)));
-            lines.push(format!("aliases = [{}]", aliases.join(", ")));
+            lines.extend(org.to_toml());
         }
         lines.push(String::new());
         lines.join("\n")
@@ -466,6 +645,15 @@ impl Reader {
         let mut taken = default;
         if let Some(Given { text, origin: from }) = self.sources.given.remove(path) {
             match T::read(text.trim()) {
+                // What many may read is no place for a secret.
+                Ok(value) if value.is_hidden() && !matches!(from, Origin::Variable(_)) => {
+                    let variable = variable(path);
+                    self.problem(
+                        &from,
+                        path,
+                        format!("is a secret: set {variable}, or name a file with {path}_file"),
+                    );
+                }
                 Ok(value) => {
                     taken = value;
                     origin = from;
@@ -481,6 +669,7 @@ impl Reader {
         self.settings.push(Effective {
             key,
             toml: taken.toml(),
+            hidden: taken.is_hidden(),
             origin,
         });
         taken
@@ -505,8 +694,12 @@ impl Reader {
     }
 
     fn config(mut self) -> Result<Loaded, InvalidConfig> {
-        let config = Config {
+        let mut config = Config {
             grpc: GrpcConfig::read(&mut self),
+            http: HttpConfig::read(&mut self),
+            hook: HookConfig::read(&mut self),
+            poll: PollConfig::read(&mut self),
+            sources: SourcesConfig::read(&mut self),
             admin: AdminConfig::read(&mut self),
             journal: self.journal(),
             storage: StorageConfig::read(&mut self),
@@ -516,9 +709,12 @@ impl Reader {
             list: ListConfig::read(&mut self),
             shutdown: ShutdownConfig::read(&mut self),
             log: LogConfig::read(&mut self),
-            orgs: std::mem::take(&mut self.sources.orgs),
+            orgs: Vec::new(),
+            hook_of_any_org: HookSecrets::default(),
             warnings: Vec::new(),
         };
+        let okta = OktaConfig::read(&mut self);
+        self.join_orgs(&mut config, okta);
         self.check(&config);
         if !self.sources.problems.is_empty() {
             return Err(InvalidConfig(self.sources.problems));
@@ -529,6 +725,7 @@ impl Reader {
                 ..config
             },
             settings: self.settings,
+            orgs: self.sources.orgs,
             orgs_origin: self.sources.orgs_origin,
         })
     }
@@ -591,13 +788,19 @@ impl Reader {
                 );
             }
         }
-        if grpc.addr == config.admin.addr && grpc.addr.port() != 0 {
-            let origin = self.origin("admin.addr");
-            self.problem(
-                &origin,
-                "admin.addr",
-                format!("is the same as grpc.addr, {}", grpc.addr),
-            );
+        let addresses = [
+            ("grpc.addr", grpc.addr),
+            ("http.addr", config.http.addr),
+            ("admin.addr", config.admin.addr),
+        ];
+        for (index, (path, addr)) in addresses.into_iter().enumerate() {
+            let same = addresses[..index].iter().find(|(_, other)| *other == addr);
+            if let Some((other, _)) = same
+                && addr.port() != 0
+            {
+                let origin = self.origin(path);
+                self.problem(&origin, path, format!("is the same as {other}, {addr}"));
+            }
         }
         self.at_least(
             "grpc.message_bytes_max",
@@ -628,6 +831,7 @@ impl Reader {
             ("ingest.batch_bytes_max", ingest.batch_bytes_max),
             ("ingest.queue_bytes_max", ingest.queue_bytes_max),
         );
+        self.check_intakes(config);
         if let JournalConfig::Embedded {
             generation_bytes_max,
             ..
@@ -646,6 +850,33 @@ impl Reader {
                 "shutdown.drain_timeout",
                 "must be longer than nothing, or no stop is a clean one",
             );
+        }
+    }
+
+    /// What the ways in need of their numbers.
+    fn check_intakes(&mut self, config: &Config) {
+        for (path, number) in [
+            ("poll.rate_share_percent", config.poll.rate_share_percent),
+            ("poll.page_events_max", config.poll.page_events_max / 10),
+        ] {
+            if number > 100 {
+                let origin = self.origin(path);
+                let most = if path.ends_with("percent") { 100 } else { 1000 };
+                self.problem(&origin, path, format!("must be at most {most}"));
+            }
+        }
+        for (path, duration) in [
+            ("http.head_timeout", config.http.head_timeout),
+            ("hook.answer_timeout", config.hook.answer_timeout),
+            ("poll.interval", config.poll.interval),
+            ("poll.request_timeout", config.poll.request_timeout),
+            ("poll.retry_delay", config.poll.retry_delay),
+            ("sources.failing_after", config.sources.failing_after),
+        ] {
+            if duration.is_zero() {
+                let origin = self.origin(path);
+                self.problem(&origin, path, "must be longer than nothing");
+            }
         }
     }
 

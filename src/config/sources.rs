@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, OrgConfig, Problem, SHORT, variable};
+use super::orgs::OrgEntry;
+use super::{Config, Problem, SHORT, variable};
 
 /// Variables that are no options of `serve`.
 const OTHER_VARIABLES: [&str; 4] = [
@@ -48,10 +49,14 @@ pub struct ClientDefaults {
 }
 
 /// Where a value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Origin {
+    #[default]
     Default,
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
     Variable(String),
     Flag(&'static str),
 }
@@ -78,7 +83,7 @@ pub(super) struct Given {
 #[derive(Debug)]
 pub(super) struct Sources {
     pub(super) given: BTreeMap<&'static str, Given>,
-    pub(super) orgs: Vec<OrgConfig>,
+    pub(super) orgs: Vec<OrgEntry>,
     pub(super) orgs_origin: Origin,
     pub(super) problems: Vec<Problem>,
 }
@@ -181,14 +186,14 @@ impl Sources {
                     .filter(|org| !org.is_empty())
                     .map(|org| {
                         let (name, aliases) = org.split_once('=').unwrap_or((org, ""));
-                        OrgConfig {
-                            name: name.to_owned(),
-                            aliases: aliases
-                                .split('+')
-                                .filter(|alias| !alias.is_empty())
-                                .map(str::to_owned)
-                                .collect(),
-                        }
+                        let mut entry = OrgEntry::at(Origin::Variable(variable("orgs")));
+                        name.clone_into(&mut entry.name);
+                        entry.aliases = aliases
+                            .split('+')
+                            .filter(|alias| !alias.is_empty())
+                            .map(str::to_owned)
+                            .collect();
+                        entry
                     })
                     .collect();
                 self.orgs_origin = Origin::Variable(name);
@@ -277,18 +282,19 @@ impl Sources {
                 self.problem(here, "orgs", "an org is a table with `name` and `aliases`");
                 continue;
             };
-            let mut read = OrgConfig {
-                name: String::new(),
-                aliases: Vec::new(),
-            };
+            let mut read = OrgEntry::at(here.clone());
             for (key, value) in table {
                 let at = line(key.span().start);
                 let value = value.get_ref();
-                match key.get_ref().as_ref() {
-                    "name" => match value.as_str() {
-                        Some(name) => name.clone_into(&mut read.name),
-                        None => self.problem(at, "orgs.name", "must be text"),
-                    },
+                let key = key.get_ref().as_ref();
+                if let Some(text) = read.text(key) {
+                    match value.as_str() {
+                        Some(value) => value.clone_into(text),
+                        None => self.problem(at, &format!("orgs.{key}"), "must be text"),
+                    }
+                    continue;
+                }
+                match key {
                     "aliases" => {
                         let texts = value.as_array().and_then(|items| {
                             items
@@ -304,7 +310,10 @@ impl Sources {
                     other => self.problem(
                         at,
                         &format!("orgs.{other}"),
-                        "is not known; an org has name, aliases",
+                        format!(
+                            "is not known; an org has {}, aliases",
+                            OrgEntry::KEYS.join(", ")
+                        ),
                     ),
                 }
             }
@@ -346,7 +355,7 @@ impl Sources {
     }
 }
 
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     !text.is_empty() && text.len() <= 253 && text.bytes().all(plain)
 }

@@ -10,12 +10,18 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::secret::Secret;
+
 /// A value of an option.
 pub(super) trait Value: Sized {
     /// Reads the value, or says in a sentence's end what it has to be ("must be …").
     fn read(text: &str) -> Result<Self, String>;
     /// The value as TOML.
     fn toml(&self) -> String;
+    /// Whether it is a secret, which is not shown.
+    fn is_hidden(&self) -> bool {
+        false
+    }
 }
 
 /// A number of bytes. Written as plain bytes or with a unit: `512KiB`, `16MiB`, `1GiB`.
@@ -153,6 +159,16 @@ impl Value for u32 {
     }
 }
 
+impl Value for String {
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+
+    fn toml(&self) -> String {
+        quoted(self)
+    }
+}
+
 impl Value for Duration {
     fn read(text: &str) -> Result<Self, String> {
         humantime::parse_duration(text).map_err(|_no_duration| {
@@ -188,6 +204,23 @@ impl Value for Option<PathBuf> {
 
     fn toml(&self) -> String {
         quoted(&self.as_deref().unwrap_or(Path::new("")).to_string_lossy())
+    }
+}
+
+/// Nothing, where the text is empty.
+impl Value for Option<Secret> {
+    fn read(text: &str) -> Result<Self, String> {
+        Ok(Some(text)
+            .filter(|text| !text.is_empty())
+            .map(Secret::of_text))
+    }
+
+    fn toml(&self) -> String {
+        quoted("")
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.is_some()
     }
 }
 
