@@ -97,6 +97,17 @@ pub enum Intake {
     SystemLog,
 }
 
+impl Intake {
+    /// As it stands in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::EventHook => "event_hook",
+            Self::SystemLog => "system_log",
+        }
+    }
+}
+
 /// Where and when an event came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reception {

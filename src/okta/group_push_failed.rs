@@ -10,6 +10,14 @@ use crate::domain::event::{Delivery, Entity, GroupPushCard, ProvisioningEvent, P
 /// Headers of a delivery that are kept; none can hold a secret.
 const KEPT_HEADERS: [&str; 3] = ["content-type", "user-agent", "date"];
 
+/// Headers that are never kept.
+const SECRET_HEADERS: [&str; 4] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+];
+
 /// Why a card can't be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CardError {
@@ -43,7 +51,7 @@ pub fn into_log_event(card: GroupPushCard) -> Result<CardEvent, CardError> {
         (Some(details.to_owned()), false)
     };
     let delivery = Delivery {
-        headers: kept_headers(card.delivery.headers.clone()),
+        headers: kept_headers(card.delivery.headers.clone(), &[]),
         ..card.delivery.clone()
     };
     let json = json.unwrap_or_else(|| log_event::to_json(&build(card)));
@@ -147,7 +155,9 @@ fn published(text: &str) -> Published {
 }
 
 /// Of `key: value` headers those that may be kept.
-fn kept_headers(headers: Vec<String>) -> Vec<String> {
+/// What is kept of a delivery's headers, each `name: value`: those that tell something, and those of
+/// `more` that hold no secret.
+pub fn kept_headers(headers: Vec<String>, more: &[String]) -> Vec<String> {
     headers
         .into_iter()
         .filter(|header| {
@@ -157,7 +167,9 @@ fn kept_headers(headers: Vec<String>) -> Vec<String> {
                 .unwrap_or_default()
                 .trim()
                 .to_ascii_lowercase();
+            let is_asked_for = more.iter().any(|kept| kept.eq_ignore_ascii_case(&name));
             KEPT_HEADERS.contains(&name.as_str())
+                || (is_asked_for && !SECRET_HEADERS.contains(&name.as_str()))
         })
         .collect()
 }
@@ -242,8 +254,13 @@ mod tests {
             "X-Key: k",
         ];
         assert_eq!(
-            kept_headers(headers.map(str::to_owned).to_vec()),
+            kept_headers(headers.map(str::to_owned).to_vec(), &[]),
             ["User-Agent: Okta"]
+        );
+        let more = ["Authorization", "x-key", "cookie"].map(str::to_owned);
+        assert_eq!(
+            kept_headers(headers.map(str::to_owned).to_vec(), &more),
+            ["User-Agent: Okta", "X-Key: k"]
         );
     }
 }

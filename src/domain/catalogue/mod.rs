@@ -176,6 +176,8 @@ pub struct Catalogue {
     legacy: HashMap<String, Vec<String>>,
     /// Longest prefix first, so that the first that fits is the most specific.
     families: Vec<Family>,
+    /// How the names of the families' types begin.
+    prefixes: Vec<String>,
 }
 
 impl Catalogue {
@@ -188,13 +190,15 @@ impl Catalogue {
     pub fn parse(sources: &Sources<'_>) -> Result<Self, CatalogueError> {
         let (event_types, by_name) = parse_event_types(sources.event_types)?;
         let (applications, by_application) = parse_applications(sources.applications, &by_name)?;
+        let (families, prefixes) = parse_families(sources.families)?;
         Ok(Self {
             event_types,
             by_name,
             applications,
             by_application,
             legacy: parse_legacy(sources.legacy_event_types)?,
-            families: parse_families(sources.families)?,
+            families,
+            prefixes,
         })
     }
 
@@ -233,6 +237,14 @@ impl Catalogue {
         self.families
             .iter()
             .find(|family| event_type.starts_with(&family.prefix))
+    }
+
+    /// What concerns provisioning, by name: how types of the families begin, and the known types
+    /// that are of none.
+    pub fn coverage(&self) -> (&[String], Vec<&str>) {
+        let of_none = |name: &&str| self.family(name).is_none();
+        let names = self.event_types.iter().map(|known| known.name.as_str());
+        (&self.prefixes, names.filter(of_none).collect())
     }
 
     /// The applications that can emit a type, by name.
@@ -449,7 +461,7 @@ fn parse_legacy(text: &str) -> Result<HashMap<String, Vec<String>>, CatalogueErr
     Ok(legacy)
 }
 
-fn parse_families(text: &str) -> Result<Vec<Family>, CatalogueError> {
+fn parse_families(text: &str) -> Result<(Vec<Family>, Vec<String>), CatalogueError> {
     const FILE: &str = "families.toml";
 
     #[derive(Deserialize)]
@@ -474,10 +486,10 @@ fn parse_families(text: &str) -> Result<Vec<Family>, CatalogueError> {
             format!("{} begins with none of the prefixes", stray.prefix),
         ));
     }
-    for prefix in prefixes {
-        if !families.iter().any(|family| family.prefix == prefix) {
+    for prefix in &prefixes {
+        if !families.iter().any(|family| &family.prefix == prefix) {
             families.push(Family {
-                prefix,
+                prefix: prefix.clone(),
                 category: Category::Other,
                 operation: None,
                 resource: None,
@@ -485,7 +497,7 @@ fn parse_families(text: &str) -> Result<Vec<Family>, CatalogueError> {
         }
     }
     families.sort_by_key(|family| std::cmp::Reverse(family.prefix.len()));
-    Ok(families)
+    Ok((families, prefixes))
 }
 
 #[cfg(test)]
