@@ -23,6 +23,15 @@ const HEAD: &str = "provident_journal_head_sequence";
 const READERS: &str = "provident_readers";
 const STREAMED: &str = "provident_streamed_events_total";
 const REFUSED: &str = "provident_refused_calls_total";
+const DELIVERIES: &str = "provident_hook_deliveries_total";
+const DELIVERY: &str = "provident_hook_delivery_duration_seconds";
+const POLLS: &str = "provident_poll_requests_total";
+const SOURCE_WELL: &str = "provident_source_well";
+const SOURCE_SUCCESS: &str = "provident_source_last_success_timestamp_seconds";
+const SOURCE_EVENT: &str = "provident_source_last_event_timestamp_seconds";
+const SOURCE_LAG: &str = "provident_source_lag_seconds";
+const SOURCE_ERRORS: &str = "provident_source_errors_total";
+const SOURCE_GAPS: &str = "provident_source_gaps_total";
 
 /// Installs the recorder; what it has gathered is rendered by the handle.
 pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
@@ -37,6 +46,13 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(
             Matcher::Full(BATCH_EVENTS.to_owned()),
             &[1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0],
+        )?
+        .set_buckets_for_metric(
+            // Okta waits for 3 s.
+            Matcher::Full(DELIVERY.to_owned()),
+            &[
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0,
+            ],
         )?
         .install_recorder()?;
     describe_counter!(
@@ -73,6 +89,47 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(READERS, Unit::Count, "Open Subscribe streams");
     describe_counter!(STREAMED, Unit::Count, "Events sent on Subscribe streams");
     describe_counter!(REFUSED, Unit::Count, "Calls refused, by reason");
+    describe_counter!(
+        DELIVERIES,
+        Unit::Count,
+        "Requests to the event hook endpoint, by HTTP status"
+    );
+    describe_histogram!(
+        DELIVERY,
+        Unit::Seconds,
+        "Time that one delivery took to be answered"
+    );
+    describe_counter!(
+        POLLS,
+        Unit::Count,
+        "Requests to the System Log, by org and what came of them"
+    );
+    describe_gauge!(
+        SOURCE_WELL,
+        Unit::Count,
+        "1 while a source brings events and nothing fails for too long, else 0"
+    );
+    describe_gauge!(
+        SOURCE_SUCCESS,
+        Unit::Seconds,
+        "When a source last took something in"
+    );
+    describe_gauge!(
+        SOURCE_EVENT,
+        Unit::Seconds,
+        "When a source last brought an event"
+    );
+    describe_gauge!(
+        SOURCE_LAG,
+        Unit::Seconds,
+        "How old the newest event of a source was when it came; 0 where nothing more was to come"
+    );
+    describe_counter!(SOURCE_ERRORS, Unit::Count, "Failures of a source");
+    describe_counter!(
+        SOURCE_GAPS,
+        Unit::Count,
+        "How often a stored place in a System Log was lost, so that events may be missing"
+    );
     // Known from the start, so that a rate over them is zero and not absent.
     gauge!(QUEUE).set(0.0);
     gauge!(READERS).set(0.0);
@@ -144,6 +201,40 @@ pub fn streamed(events: u64) {
 
 pub fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+pub fn delivery(status: u16, took: Duration) {
+    counter!(DELIVERIES, "status" => status.to_string()).increment(1);
+    histogram!(DELIVERY).record(took);
+}
+
+pub fn polled(org: &str, answer: &'static str) {
+    counter!(POLLS, "org" => org.to_owned(), "answer" => answer).increment(1);
+}
+
+/// How a source is; orgs come from the configuration, so there are few.
+pub fn source_well(intake: &'static str, org: &str, well: bool) {
+    gauge!(SOURCE_WELL, "intake" => intake, "org" => org.to_owned()).set(f64::from(u8::from(well)));
+    counter!(SOURCE_ERRORS, "intake" => intake, "org" => org.to_owned()).increment(0);
+    counter!(SOURCE_GAPS, "intake" => intake, "org" => org.to_owned()).increment(0);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "seconds far below 2^52")]
+pub fn source_heard(intake: &'static str, org: &str, now: i64, lag: Duration, events: bool) {
+    let org = || org.to_owned();
+    gauge!(SOURCE_SUCCESS, "intake" => intake, "org" => org()).set(now as f64);
+    gauge!(SOURCE_LAG, "intake" => intake, "org" => org()).set(lag.as_secs_f64());
+    if events {
+        gauge!(SOURCE_EVENT, "intake" => intake, "org" => org()).set(now as f64);
+    }
+}
+
+pub fn source_failed(intake: &'static str, org: &str) {
+    counter!(SOURCE_ERRORS, "intake" => intake, "org" => org.to_owned()).increment(1);
+}
+
+pub fn source_gap(intake: &'static str, org: &str) {
+    counter!(SOURCE_GAPS, "intake" => intake, "org" => org.to_owned()).increment(1);
 }
 
 /// How log lines look.

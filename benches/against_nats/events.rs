@@ -210,7 +210,6 @@ pub(crate) fn records() -> anyhow::Result<Records> {
         orgs: Orgs::default(),
         keep: Keep::Provisioning,
         event_bytes_max: 512 * 1024,
-        events_per_call_max: 1,
     };
     let now = Timestamp {
         seconds: 1_790_000_000,
@@ -222,7 +221,7 @@ pub(crate) fn records() -> anyhow::Result<Records> {
     for _ in 0..RECORDS {
         let json = events.next_json();
         json_bytes += json.len();
-        let taken = preparation.prepare(&call, vec![Input::Json(json)], Intake::Grpc, now);
+        let taken = preparation.prepare(&call, vec![Input::Json(json)], Intake::Grpc, 1, now);
         let kept = taken?.pop().context("one event in, one out")?.outcome?;
         let prepared = kept.prepared.context("the event is not kept")?;
         stored.push(prepared.draft.seal(AppendTime::from_timestamp(now)));

@@ -10,7 +10,7 @@ use super::writer::Prepared;
 use crate::domain::classification::{Classification, Verdict};
 use crate::domain::classify::Classifier;
 use crate::domain::event::{
-    Delivery, GroupPushCard, Intake, ProvisioningEvent, RawOrigin, Reception, Timestamp,
+    Delivery, GroupPushCard, Intake, ProvisioningEvent, Published, RawOrigin, Reception, Timestamp,
 };
 use crate::okta::group_push_failed::{self, CardError};
 use crate::okta::input::{self, Envelope, TooManyEvents};
@@ -21,8 +21,11 @@ use crate::wire::record::{Content, Draft};
 /// One input of a call.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A LogEvent, an array of them, or an event hook's envelope.
+    /// A LogEvent, an array of them, an event hook's envelope, a log stream's record, or several
+    /// of those, one on each line.
     Json(Bytes),
+    /// The same as the body of an event hook's delivery, with the headers that are kept of it.
+    Delivery { json: Bytes, headers: Vec<String> },
     /// A typed event, and the org that it names (empty: none).
     Event {
         event: Box<ProvisioningEvent>,
@@ -43,7 +46,7 @@ impl Input {
     /// About how much work reading it is, in bytes of JSON.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Json(json) => json.len(),
+            Self::Json(json) | Self::Delivery { json, .. } => json.len(),
             Self::Event { bytes, .. } | Self::Card { bytes, .. } => *bytes,
             Self::Unusable { .. } => 0,
         }
@@ -142,6 +145,9 @@ struct Read {
     named_org: String,
 }
 
+/// What was received of an event, and what it was read as.
+type Found = (Bytes, Result<Read, Rejection>);
+
 /// What became of one event before the writer.
 #[derive(Debug)]
 pub struct Taken {
@@ -149,6 +155,9 @@ pub struct Taken {
     pub event_index: usize,
     /// In lower case; empty where it could not be read.
     pub uuid: String,
+    pub published: Option<Timestamp>,
+    /// What was received of it; empty where it was built from fields.
+    pub raw: Bytes,
     pub outcome: Result<Kept, Rejection>,
 }
 
@@ -176,7 +185,6 @@ pub struct Preparation {
     pub orgs: Orgs,
     pub keep: Keep,
     pub event_bytes_max: usize,
-    pub events_per_call_max: usize,
 }
 
 impl Preparation {
@@ -186,28 +194,35 @@ impl Preparation {
         call: &CallOrg,
         inputs: Vec<Input>,
         intake: Intake,
+        events_max: usize,
         now: Timestamp,
     ) -> Result<Vec<Taken>, TooManyEvents> {
         let mut taken = Vec::with_capacity(inputs.len());
         for (input_index, input) in inputs.into_iter().enumerate() {
             let before = taken.len();
             let reads = self
-                .read(input, self.events_per_call_max - before)
+                .read(input, events_max - before)
                 .map_err(|more| TooManyEvents {
                     events: before + more.events,
                 })?;
-            for (event_index, read) in reads.into_iter().enumerate() {
-                let (uuid, outcome) = match read {
+            for (event_index, (raw, read)) in reads.into_iter().enumerate() {
+                let (uuid, published, outcome) = match read {
                     Ok(read) => (
                         read.event.uuid.clone(),
+                        match read.event.published {
+                            Published::At(time) => Some(time),
+                            Published::Missing | Published::Text(_) => None,
+                        },
                         self.prepare_one(call, read, intake, now),
                     ),
-                    Err(rejection) => (String::new(), Err(rejection)),
+                    Err(rejection) => (String::new(), None, Err(rejection)),
                 };
                 taken.push(Taken {
                     input_index,
                     event_index,
                     uuid,
+                    published,
+                    raw,
                     outcome,
                 });
             }
@@ -230,7 +245,7 @@ impl Preparation {
     fn read_single(&self, input: Input, purpose: Purpose) -> Result<Read, Rejection> {
         match input {
             Input::Unusable { field, problem } => Err(Rejection::Unusable { field, problem }),
-            Input::Json(json) => self.read_one(json, purpose),
+            Input::Json(json) | Input::Delivery { json, .. } => self.read_one(json, purpose),
             Input::Event { event, org, .. } => {
                 let json = Bytes::from(log_event::to_json(&event));
                 let read =
@@ -244,51 +259,63 @@ impl Preparation {
         }
     }
 
-    /// Reads an input that is to be kept, which may hold many events.
-    fn read(
-        &self,
-        input: Input,
-        events_max: usize,
-    ) -> Result<Vec<Result<Read, Rejection>>, TooManyEvents> {
+    /// Reads an input that is to be kept, which may hold many events; each with what was received
+    /// of it.
+    fn read(&self, input: Input, events_max: usize) -> Result<Vec<Found>, TooManyEvents> {
         match input {
-            Input::Json(json) => self.read_json(&json, events_max),
+            Input::Json(json) => self.read_json(&json, &[], events_max),
+            Input::Delivery { json, headers } => self.read_json(&json, &headers, events_max),
             _ if events_max == 0 => Err(TooManyEvents { events: 1 }),
-            single => Ok(vec![self.read_single(single, Purpose::Keep)]),
+            single => Ok(vec![(
+                Bytes::new(),
+                self.read_single(single, Purpose::Keep),
+            )]),
         }
     }
 
     fn read_json(
         &self,
         json: &Bytes,
+        headers: &[String],
         events_max: usize,
-    ) -> Result<Vec<Result<Read, Rejection>>, TooManyEvents> {
+    ) -> Result<Vec<Found>, TooManyEvents> {
         let found = input::read(json, Purpose::Keep, events_max)?;
-        let reads = found
-            .into_iter()
-            .map(|found| {
-                let event = found.event?;
-                self.check_size(found.json.len())?;
-                let envelope = found.envelope.as_deref().cloned().unwrap_or_default();
-                let Envelope {
-                    source,
-                    event_id,
-                    event_time,
-                } = envelope;
-                Ok(Read {
-                    json: json.slice_ref(found.json.as_bytes()),
-                    event,
-                    origin: RawOrigin::Received,
-                    named_org: source.clone(),
-                    delivery: Delivery {
-                        event_id,
-                        event_time,
-                        source,
-                        headers: Vec::new(),
-                    },
-                })
-            })
-            .collect();
-        Ok(reads)
+        let reads = found.into_iter().map(|found| {
+            let raw = if found.json.is_empty() {
+                json.clone()
+            } else {
+                json.slice_ref(found.json.as_bytes())
+            };
+            (raw.clone(), self.read_found(found, raw, headers))
+        });
+        Ok(reads.collect())
+    }
+
+    fn read_found(
+        &self,
+        found: input::Found<'_>,
+        json: Bytes,
+        headers: &[String],
+    ) -> Result<Read, Rejection> {
+        let event = found.event?;
+        self.check_size(json.len())?;
+        let Envelope {
+            source,
+            event_id,
+            event_time,
+        } = found.envelope.as_deref().cloned().unwrap_or_default();
+        Ok(Read {
+            json,
+            event,
+            origin: RawOrigin::Received,
+            named_org: source.clone(),
+            delivery: Delivery {
+                event_id,
+                event_time,
+                source,
+                headers: headers.to_vec(),
+            },
+        })
     }
 
     fn read_one(&self, json: Bytes, purpose: Purpose) -> Result<Read, Rejection> {

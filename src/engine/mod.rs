@@ -7,7 +7,10 @@
 pub mod clock;
 pub mod identity;
 pub mod intake;
+pub mod poller;
 pub mod query;
+pub mod rejects;
+pub mod sources;
 pub mod subscription;
 pub mod tail;
 pub mod writer;
@@ -15,15 +18,17 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::clock::Clock;
 use self::intake::{Input, Kept, Preparation, Rejection, Taken};
 use self::query::{Page, PageOptions, QueryRange};
+use self::rejects::{Reject, RejectFile};
 use self::subscription::{AtHead, EventStream, OnGap, StreamOptions};
 use self::tail::Tail;
 use self::writer::{AppendError, Room, Writer, WriterHandle, WriterLimits};
@@ -31,7 +36,7 @@ use crate::domain::classification::{Cause, Classification};
 use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
 use crate::domain::event::{Intake, Timestamp};
 use crate::domain::filter::Filter;
-use crate::journal::{Appended, Bounds, Direction, Journal, ReadError};
+use crate::journal::{Appended, Bounds, Direction, Fingerprint, Journal, ReadError, StateChange};
 use crate::okta::input::TooManyEvents;
 use crate::okta::org::OrgError;
 use crate::telemetry;
@@ -51,6 +56,8 @@ pub struct EngineLimits {
     pub stream_age_max: Option<Duration>,
     /// Records that one page of a list may look at.
     pub scan_records_max: usize,
+    /// Events of one call of `ingest`.
+    pub events_per_call_max: usize,
 }
 
 /// What became of one event of a call.
@@ -59,6 +66,10 @@ pub struct Ingested {
     pub input_index: usize,
     pub event_index: usize,
     pub uuid: String,
+    /// When Okta published it, where that could be read.
+    pub published: Option<Timestamp>,
+    /// What was received of it; empty where it was built from fields.
+    pub raw: Bytes,
     pub outcome: Outcome,
 }
 
@@ -164,6 +175,21 @@ pub struct List {
     pub rest: Option<QueryRange>,
 }
 
+/// The engine, once the journal is open. Until then calls are told to come again.
+#[derive(Clone, Debug, Default)]
+pub struct EngineSlot(Arc<OnceLock<Engine>>);
+
+impl EngineSlot {
+    /// Lets calls through; the first engine stays.
+    pub fn fill(&self, engine: Engine) {
+        self.0.get_or_init(|| engine);
+    }
+
+    pub fn get(&self) -> Option<&Engine> {
+        self.0.get()
+    }
+}
+
 /// The service, without its transports. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Parts>);
@@ -176,6 +202,7 @@ struct Parts {
     /// What calls may bring that is being read or waits for its answer.
     intake: Room,
     preparation: Arc<Preparation>,
+    rejects: RejectFile,
     clock: Clock,
     limits: EngineLimits,
     streams: Arc<Semaphore>,
@@ -188,6 +215,7 @@ impl Engine {
     pub async fn new(
         journal: Arc<dyn Journal>,
         preparation: Arc<Preparation>,
+        rejects: RejectFile,
         clock: Clock,
         limits: EngineLimits,
     ) -> Result<(Self, Writer), ReadError> {
@@ -206,6 +234,7 @@ impl Engine {
             writer: handle,
             intake: Room::new(limits.writer.queue_bytes_max),
             preparation,
+            rejects,
             clock,
             limits,
             streams: Arc::new(Semaphore::new(limits.streams_max)),
@@ -243,22 +272,110 @@ impl Engine {
         inputs: impl IntoIterator<Item = Input, IntoIter: ExactSizeIterator> + Send,
         intake: Intake,
     ) -> Result<Vec<Ingested>, IngestError> {
+        let events_max = self.0.limits.events_per_call_max;
+        let inputs = collect(inputs, events_max)?;
+        self.take_in(org, inputs, intake, events_max, |_| Vec::new())
+            .await
+    }
+
+    /// Takes in the body of an event hook's delivery, with the headers that are kept of it.
+    ///
+    /// # Cancel safety
+    /// As [`Engine::ingest`].
+    pub async fn deliver(
+        &self,
+        org: &str,
+        json: Bytes,
+        headers: Vec<String>,
+        events_max: usize,
+    ) -> Result<Vec<Ingested>, IngestError> {
+        let input = Input::Delivery { json, headers };
+        let now = self.0.clock.now();
+        // Said with events alone: what is filtered costs no write.
+        let state = |taken: &[Taken]| {
+            let is_kept =
+                |taken: &Taken| matches!(&taken.outcome, Ok(kept) if kept.prepared.is_some());
+            taken
+                .iter()
+                .any(is_kept)
+                .then(|| StateChange {
+                    key: hook_key(org),
+                    value: Some(now.seconds.to_be_bytes().to_vec()),
+                })
+                .into_iter()
+                .collect()
+        };
+        let delivered = self
+            .take_in(org, vec![input], Intake::EventHook, events_max, state)
+            .await?;
+        self.keep_rejects(Intake::EventHook, org, &delivered).await;
+        Ok(delivered)
+    }
+
+    /// When an event of an org came by its hooks the last time that one was kept.
+    pub async fn last_delivery(&self, org: &str) -> Result<Option<Timestamp>, ReadError> {
+        let key = hook_key(org);
+        let stored = self.0.journal.state(&key).await?;
+        let value = stored.into_iter().find(|(found, _)| *found == key);
+        let seconds = value.and_then(|(_, value)| value.try_into().ok().map(i64::from_be_bytes));
+        Ok(seconds.map(|seconds| Timestamp { seconds, nanos: 0 }))
+    }
+
+    /// Takes in a page of the System Log, and in the same write the state that `state` makes of
+    /// the newest published time in it; also if none of its events is kept.
+    ///
+    /// # Cancel safety
+    /// As [`Engine::ingest`]; events and state are written together or not at all.
+    pub async fn ingest_page(
+        &self,
+        org: &str,
+        body: Bytes,
+        state: impl FnOnce(&[Taken]) -> Vec<StateChange> + Send,
+    ) -> Result<Vec<Ingested>, IngestError> {
+        // The page's bytes are bounded: what is in it can't be asked for in smaller pieces.
+        let events_max = usize::MAX;
+        let input = Input::Json(body);
+        let paged = self
+            .take_in(org, vec![input], Intake::SystemLog, events_max, state)
+            .await?;
+        self.keep_rejects(Intake::SystemLog, org, &paged).await;
+        Ok(paged)
+    }
+
+    /// Writes state alone, durably.
+    pub async fn keep_state(&self, state: Vec<StateChange>) -> Result<(), AppendError> {
+        self.0.writer.append(Vec::new(), state).await.map(drop)
+    }
+
+    /// The state's keys with a prefix and their values.
+    pub async fn state(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+        self.0.journal.state(prefix).await
+    }
+
+    async fn take_in(
+        &self,
+        org: &str,
+        inputs: Vec<Input>,
+        intake: Intake,
+        events_max: usize,
+        state: impl FnOnce(&[Taken]) -> Vec<StateChange> + Send,
+    ) -> Result<Vec<Ingested>, IngestError> {
         if self.0.drain.is_cancelled() {
             return Err(AppendError::ShuttingDown.into());
         }
-        let inputs = self.collect(inputs)?;
         let bytes = inputs.iter().map(Input::bytes).sum();
         let _room = self.0.intake.take(bytes)?;
-        let mut taken = self.prepare(org, inputs, bytes, intake).await?;
+        let mut taken = self.prepare(org, inputs, bytes, intake, events_max).await?;
+        let state = state(&taken);
         let prepared: Vec<_> = taken
             .iter_mut()
             .filter_map(|taken| taken.outcome.as_mut().ok()?.prepared.take())
             .collect();
         let fingerprints: Vec<_> = prepared.iter().map(|event| event.fingerprint).collect();
-        let appended = if prepared.is_empty() {
+        let appended = if prepared.is_empty() && state.is_empty() {
             Vec::new()
         } else {
-            self.0.writer.append(prepared).await?
+            self.0.writer.append(prepared, state).await?
         };
         let mut appended = appended.into_iter().zip(fingerprints);
         let keep = self.0.preparation.keep;
@@ -271,36 +388,18 @@ impl Engine {
                         Outcome::Filtered { classification }
                     }
                     Ok(Kept { classification, .. }) => {
-                        match appended
+                        let (appended, ours) = appended
                             .next()
-                            .expect("one answer for each event that is kept")
-                        {
-                            (Appended::New(seq), _) => Outcome::Accepted {
-                                seq,
-                                classification,
-                            },
-                            (Appended::Known { seq, fingerprint }, ours) => {
-                                match identity::conflict(&fingerprint, &ours) {
-                                    None => Outcome::Duplicate {
-                                        seq,
-                                        classification,
-                                    },
-                                    Some(field) => Outcome::Rejected(Rejection::Conflict { field }),
-                                }
-                            }
-                        }
+                            .expect("one answer for each event that is kept");
+                        outcome(appended, ours, classification)
                     }
                 };
-                let Taken {
-                    input_index,
-                    event_index,
-                    uuid,
-                    ..
-                } = taken;
                 Ingested {
-                    input_index,
-                    event_index,
-                    uuid,
+                    input_index: taken.input_index,
+                    event_index: taken.event_index,
+                    uuid: taken.uuid,
+                    published: taken.published,
+                    raw: taken.raw,
                     outcome,
                 }
             })
@@ -311,33 +410,20 @@ impl Engine {
         Ok(ingested)
     }
 
-    /// Takes a call's inputs if they are not too many, before any of them costs anything.
-    fn collect(
-        &self,
-        inputs: impl IntoIterator<Item = Input, IntoIter: ExactSizeIterator>,
-    ) -> Result<Vec<Input>, IngestError> {
-        let inputs = inputs.into_iter();
-        let (events, events_max) = (inputs.len(), self.0.preparation.events_per_call_max);
-        if events > events_max {
-            return Err(IngestError::TooMany { events, events_max });
-        }
-        Ok(inputs.collect())
-    }
-
     async fn prepare(
         &self,
         org: &str,
         inputs: Vec<Input>,
         bytes: usize,
         intake: Intake,
+        events_max: usize,
     ) -> Result<Vec<Taken>, IngestError> {
         let preparation = Arc::clone(&self.0.preparation);
         let call = preparation.orgs.of_call(org)?;
         let now = self.0.clock.now();
         let work = move || {
-            let events_max = preparation.events_per_call_max;
             preparation
-                .prepare(&call, inputs, intake, now)
+                .prepare(&call, inputs, intake, events_max, now)
                 .map_err(|TooManyEvents { events }| IngestError::TooMany { events, events_max })
         };
         if bytes < INLINE_BYTES_MAX {
@@ -353,6 +439,26 @@ impl Engine {
                     Err(AppendError::ShuttingDown.into())
                 }
             })
+    }
+
+    /// Logs and keeps what a hook or a poll brought and was no event: nobody can be told.
+    async fn keep_rejects(&self, intake: Intake, org: &str, ingested: &[Ingested]) {
+        let rejects: Vec<_> = ingested
+            .iter()
+            .filter_map(|event| match &event.outcome {
+                Outcome::Rejected(rejection) => Some(Reject {
+                    time: self.0.clock.now(),
+                    intake,
+                    org: org.to_owned(),
+                    uuid: event.uuid.clone(),
+                    field: rejection.field(),
+                    reason: rejection.to_string(),
+                    raw: event.raw.clone(),
+                }),
+                _ => None,
+            })
+            .collect();
+        self.0.rejects.keep(rejects).await;
     }
 
     /// Opens a stream.
@@ -463,12 +569,42 @@ impl Engine {
     }
 }
 
+/// Takes a call's inputs if they are not too many, before any of them costs anything.
+fn collect(
+    inputs: impl IntoIterator<Item = Input, IntoIter: ExactSizeIterator>,
+    events_max: usize,
+) -> Result<Vec<Input>, IngestError> {
+    let inputs = inputs.into_iter();
+    let events = inputs.len();
+    if events > events_max {
+        return Err(IngestError::TooMany { events, events_max });
+    }
+    Ok(inputs.collect())
+}
+
+/// Key of the state table: when an event came last by an org's hooks.
+fn hook_key(org: &str) -> Vec<u8> {
+    [b"hook/", org.as_bytes()].concat()
+}
+
+fn outcome(appended: Appended, ours: Fingerprint, classification: Classification) -> Outcome {
+    match appended {
+        Appended::New(seq) => Outcome::Accepted {
+            seq,
+            classification,
+        },
+        Appended::Known { seq, fingerprint } => match identity::conflict(&fingerprint, &ours) {
+            None => Outcome::Duplicate {
+                seq,
+                classification,
+            },
+            Some(field) => Outcome::Rejected(Rejection::Conflict { field }),
+        },
+    }
+}
+
 fn count(intake: Intake, outcome: &Outcome) {
-    let intake = match intake {
-        Intake::Grpc => "grpc",
-        Intake::EventHook => "event_hook",
-        Intake::SystemLog => "system_log",
-    };
+    let intake = intake.name();
     let status = match outcome {
         Outcome::Accepted { classification, .. } => {
             telemetry::classified(

@@ -13,6 +13,7 @@ use super::*;
 use crate::domain::classification::Verdict;
 use crate::domain::classify::Classifier;
 use crate::engine::intake::Keep;
+use crate::engine::rejects::RejectFile;
 use crate::engine::subscription::Ending;
 use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, ReadFailure};
 use crate::journal::memory::MemoryJournal;
@@ -32,6 +33,7 @@ const LIMITS: EngineLimits = EngineLimits {
     streams_max: 100,
     stream_age_max: None,
     scan_records_max: 1000,
+    events_per_call_max: 1000,
 };
 
 /// An engine whose writer runs, its journal, and how to break that.
@@ -56,7 +58,6 @@ async fn start_on(memory: Arc<MemoryJournal>, limits: EngineLimits, now: i64) ->
         orgs: Orgs::default(),
         keep: Keep::Provisioning,
         event_bytes_max: 512 * 1024,
-        events_per_call_max: 1000,
     };
     let now = Arc::new(AtomicI64::new(now));
     let time = Arc::clone(&now);
@@ -67,6 +68,7 @@ async fn start_on(memory: Arc<MemoryJournal>, limits: EngineLimits, now: i64) ->
     let (engine, writer) = Engine::new(
         Arc::<FaultJournal<_>>::clone(&journal),
         Arc::new(preparation),
+        RejectFile::none(),
         clock,
         limits,
     )

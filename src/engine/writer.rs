@@ -98,6 +98,7 @@ impl Room {
 #[derive(Debug)]
 struct Call {
     events: Vec<Prepared>,
+    state: Vec<StateChange>,
     bytes: usize,
     answer: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
     /// Given back when the call was answered.
@@ -105,17 +106,23 @@ struct Call {
 }
 
 impl WriterHandle {
-    /// Appends events as one, in order, and answers when they are durable.
+    /// Appends events as one, in order, with changes of state in the same write, and answers when
+    /// all of it is durable.
     ///
     /// # Cancel safety
-    /// Once queued, events are written even if this future is dropped.
-    pub async fn append(&self, events: Vec<Prepared>) -> Result<Vec<Appended>, AppendError> {
+    /// Once queued, all of it is written even if this future is dropped.
+    pub async fn append(
+        &self,
+        events: Vec<Prepared>,
+        state: Vec<StateChange>,
+    ) -> Result<Vec<Appended>, AppendError> {
         let bytes: usize = events.iter().map(|event| event.draft.record_bytes()).sum();
         let room = self.room.take(bytes)?;
         self.room.tell();
         let (answer, answered) = oneshot::channel();
         let call = Call {
             events,
+            state,
             bytes,
             answer,
             room,
@@ -223,7 +230,12 @@ impl Writer {
             .max(AppendTime::from_timestamp(self.clock.now()));
         let mut answers = Vec::with_capacity(calls.len());
         let mut entries = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
+        let mut state = vec![StateChange {
+            key: APPEND_TIME_KEY.to_vec(),
+            value: Some(time.0.to_be_bytes().to_vec()),
+        }];
         for call in calls {
+            state.extend(call.state);
             answers.push((call.events.len(), call.answer, call.room));
             entries.extend(call.events.into_iter().map(|event| Entry {
                 key: event.key,
@@ -232,10 +244,6 @@ impl Writer {
             }));
         }
         let records: Vec<_> = entries.iter().map(|entry| entry.record.clone()).collect();
-        let state = vec![StateChange {
-            key: APPEND_TIME_KEY.to_vec(),
-            value: Some(time.0.to_be_bytes().to_vec()),
-        }];
         let started = std::time::Instant::now();
         let appended = match self.journal.append(Batch { entries, state }).await {
             Ok(appended) => appended,

@@ -51,6 +51,14 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
 }
 
 /// Takes a timestamp of years 1 to 9999, which is what the message type allows.
+pub fn intake(intake: Intake) -> v1::Intake {
+    match intake {
+        Intake::Grpc => v1::Intake::Grpc,
+        Intake::EventHook => v1::Intake::EventHook,
+        Intake::SystemLog => v1::Intake::SystemLog,
+    }
+}
+
 pub fn read_timestamp(field: &str, time: prost_types::Timestamp) -> Result<Timestamp, FieldError> {
     let in_range = Timestamp::SECONDS.contains(&time.seconds);
     match u32::try_from(time.nanos) {
@@ -73,11 +81,7 @@ pub fn event(event: ProvisioningEvent, reception: Option<&Reception>) -> v1::Pro
         Published::Text(text) => (None, text),
     };
     let intake = reception.map_or(v1::Intake::Unspecified, |reception| {
-        match reception.intake {
-            Intake::Grpc => v1::Intake::Grpc,
-            Intake::EventHook => v1::Intake::EventHook,
-            Intake::SystemLog => v1::Intake::SystemLog,
-        }
+        intake(reception.intake)
     });
     v1::ProvisioningEvent {
         uuid: event.uuid,
