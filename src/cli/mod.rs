@@ -19,7 +19,7 @@ use clap_complete::Shell;
 
 use self::client::{
     ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs, IngestArgs, ProbeArgs, ProtoArgs,
-    RulesCommand, TailArgs,
+    RulesCommand, SourcesArgs, TailArgs,
 };
 use crate::config::{self, Config, Flag, Flags};
 use crate::telemetry;
@@ -41,6 +41,7 @@ Try it:
   provident tail --from earliest           see what that means, and follow
   provident classify event.json            the same for one event, without a server
   provident describe salesforce            what is known of an application or an event type
+  provident sources                        whether events come in, and what is wrong if not
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
 )]
@@ -88,6 +89,8 @@ enum ClientCommand {
     EventTypes(EventTypesArgs),
     /// List the applications that are known
     Applications(ApplicationsArgs),
+    /// Show whether events come in: by which ways, when last, and what is wrong
+    Sources(SourcesArgs),
     /// Work on rules of your own
     #[command(subcommand)]
     Rules(RulesCommand),
@@ -107,7 +110,13 @@ over the default. `provident check-config --explain` lists all options with what
 Examples:
   provident serve
   provident serve --config /etc/provident/provident.toml
-  provident serve --grpc-addr 0.0.0.0:50051 --allow-plaintext --data-dir /var/lib/provident")]
+  provident serve --grpc-addr 0.0.0.0:50051 --allow-plaintext --data-dir /var/lib/provident
+
+Events from an Okta org:
+  PROVIDENT_HOOK_SECRET=...                                  takes its event hooks' deliveries
+  PROVIDENT_OKTA_ORG_URL=https://acme.okta.com PROVIDENT_OKTA_API_TOKEN_FILE=token
+                                                             polls its System Log
+`provident sources` then shows whether they come.")]
 struct ServeArgs {
     /// TOML file with options [env: PROVIDENT_CONFIG]
     #[arg(long, value_name = "FILE")]
@@ -115,6 +124,10 @@ struct ServeArgs {
     /// Address of the gRPC server [default: 127.0.0.1:50051] [env: PROVIDENT_GRPC_ADDR]
     #[arg(long, value_name = "IP:PORT")]
     grpc_addr: Option<OsString>,
+    /// Address that Okta's event hooks deliver to, once PROVIDENT_HOOK_SECRET or another secret is set
+    /// [default: 127.0.0.1:8080] [env: PROVIDENT_HTTP_ADDR]
+    #[arg(long, value_name = "IP:PORT")]
+    http_addr: Option<OsString>,
     /// Address of metrics and probes [default: 127.0.0.1:9090] [env: PROVIDENT_ADMIN_ADDR]
     #[arg(long, value_name = "IP:PORT")]
     admin_addr: Option<OsString>,
@@ -152,6 +165,7 @@ impl ServeArgs {
         let plaintext = self.allow_plaintext.then(|| "true".into());
         let flags = [
             ("--grpc-addr", "grpc.addr", self.grpc_addr),
+            ("--http-addr", "http.addr", self.http_addr),
             ("--admin-addr", "admin.addr", self.admin_addr),
             ("--data-dir", "journal.data_dir", self.data_dir),
             ("--rules", "classify.rules_file", self.rules),
@@ -223,6 +237,7 @@ mod tests {
         let flags = ServeArgs {
             config: None,
             grpc_addr: text("127.0.0.1:0"),
+            http_addr: text("127.0.0.1:0"),
             admin_addr: text("127.0.0.1:0"),
             data_dir: text("/d"),
             rules: text("/rules.toml"),
@@ -233,7 +248,7 @@ mod tests {
         }
         .flags()
         .unwrap();
-        assert_eq!(flags.given.len(), 8);
+        assert_eq!(flags.given.len(), 9);
         for flag in flags.given {
             assert!(
                 Config::keys().any(|key| key.path == flag.path),

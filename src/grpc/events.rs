@@ -1,13 +1,13 @@
 //! `EventService`: events in, a stream of them out, pages, single ones.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
 use prost::Message as _;
 use tonic::{Code, Request, Response, Status};
 
-use super::EngineSlot;
 use super::classifier::{bad_token, page_size};
 use super::codec::{Answer, StoredEvents};
 use super::generated::event_service_server::EventService;
@@ -15,8 +15,10 @@ use super::status::{self, Refusal};
 use crate::domain::cursor::Seq;
 use crate::domain::event::Intake;
 use crate::domain::filter::Filter;
+use crate::engine::EngineSlot;
 use crate::engine::intake::Input;
 use crate::engine::query::QueryRange;
+use crate::engine::sources::{Source, Sources};
 use crate::engine::subscription::{AtHead, Delivery, Ending, EventStream, OnGap};
 use crate::engine::{Engine, Ingested, List, Outcome, Start, Subscribe, Which};
 use crate::journal::Direction;
@@ -35,11 +37,15 @@ const HEARTBEAT_MAX: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Events {
     engine: EngineSlot,
+    source: Option<Arc<Source>>,
 }
 
 impl Events {
-    pub fn new(engine: EngineSlot) -> Self {
-        Self { engine }
+    pub fn new(engine: EngineSlot, sources: &Sources) -> Self {
+        Self {
+            engine,
+            source: sources.find(Intake::Grpc, ""),
+        }
     }
 }
 
@@ -173,11 +179,14 @@ impl EventService for Events {
     ) -> Result<Response<v1::IngestResponse>, Status> {
         let request = request.into_inner();
         let inputs = request.inputs.into_iter().map(input);
-        let engine = self.engine.get()?;
+        let engine = super::engine(&self.engine)?;
         let ingested = engine
             .ingest(&request.org, inputs, Intake::Grpc)
             .await
             .map_err(Refusal::from)?;
+        if let Some(source) = &self.source {
+            source.took(&ingested);
+        }
         let results = ingested
             .into_iter()
             .map(|ingested| result(engine, ingested))
@@ -198,7 +207,7 @@ impl EventService for Events {
             heartbeat: asked.heartbeat,
             raw: asked.raw,
         };
-        let engine = self.engine.get()?;
+        let engine = super::engine(&self.engine)?;
         let journal = engine.journal_id();
         let stream = engine
             .subscribe(asked)
@@ -223,7 +232,7 @@ impl EventService for Events {
         let events_max = page_size(request.page_size, PAGE_SIZE)?;
         let token = std::mem::take(&mut request.page_token);
         request.page_size = 0;
-        let engine = self.engine.get()?;
+        let engine = super::engine(&self.engine)?;
         let journal = engine.journal_id();
         // The token holds for this journal and this request, whatever its page size.
         let asked = [journal.to_string().into_bytes(), request.encode_to_vec()].concat();
@@ -294,7 +303,7 @@ impl EventService for Events {
                 return Err(Refusal::field(ErrorReason::FieldInvalid, "event", problem).into());
             }
         };
-        let engine = self.engine.get()?;
+        let engine = super::engine(&self.engine)?;
         let journal = engine.journal_id();
         let event = engine
             .get(which)

@@ -7,6 +7,7 @@ pub mod classifier;
 pub mod codec;
 pub mod connection;
 pub mod events;
+pub mod sources;
 pub mod status;
 
 /// Server traits, generated from `proto/`; see `build.rs`.
@@ -20,9 +21,10 @@ mod generated {
     )]
     tonic::include_proto!("provident.v1.ClassifierService");
     tonic::include_proto!("provident.v1.EventService");
+    tonic::include_proto!("provident.v1.SourceService");
 }
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::codec::CompressionEncoding;
@@ -35,9 +37,12 @@ use self::classifier::Classifiers;
 use self::events::Events;
 use self::generated::classifier_service_server::ClassifierServiceServer;
 use self::generated::event_service_server::EventServiceServer;
+use self::generated::source_service_server::SourceServiceServer;
+use self::sources::SourceList;
 use self::status::Refusal;
-use crate::engine::Engine;
 use crate::engine::intake::Preparation;
+use crate::engine::sources::Sources;
+use crate::engine::{Engine, EngineSlot};
 use crate::wire;
 use crate::wire::v1::ErrorReason;
 
@@ -51,29 +56,24 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 const WINDOW_BYTES: (u32, u32) = (1 << 20, 2 << 20);
 
 /// Names that `grpc.health.v1` answers for, beside the empty one that means the whole server.
-const HEALTH_NAMES: [&str; 2] = [
+const HEALTH_NAMES: [&str; 3] = [
     "provident.v1.ClassifierService",
     "provident.v1.EventService",
+    "provident.v1.SourceService",
 ];
 
-/// The engine, once the journal is open. Until then its calls are told to come again.
-#[derive(Clone, Debug, Default)]
-pub struct EngineSlot(Arc<OnceLock<Engine>>);
+/// The name under which health tells whether the ways in bring events. It is apart from the others:
+/// a service whose Okta is away is as ready as any for those who call it.
+const SOURCES_NAME: &str = "provident.sources";
 
-impl EngineSlot {
-    /// Lets calls through; the first engine stays.
-    pub fn fill(&self, engine: Engine) {
-        self.0.get_or_init(|| engine);
-    }
-
-    fn get(&self) -> Result<&Engine, Refusal> {
-        self.0.get().ok_or_else(|| {
-            Refusal::new(
-                ErrorReason::JournalUnavailable,
-                "the journal is being opened",
-            )
-        })
-    }
+/// The engine, or what to tell until there is one.
+fn engine(slot: &EngineSlot) -> Result<&Engine, Refusal> {
+    slot.get().ok_or_else(|| {
+        Refusal::new(
+            ErrorReason::JournalUnavailable,
+            "the journal is being opened",
+        )
+    })
 }
 
 /// Bounds of the gRPC server.
@@ -89,22 +89,29 @@ pub struct GrpcLimits {
 pub async fn router(
     preparation: Arc<Preparation>,
     engine: EngineSlot,
+    sources: Sources,
     limits: GrpcLimits,
     reflection: bool,
 ) -> anyhow::Result<(Router, HealthReporter)> {
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, false).await;
+    set_sources_well(&reporter, true).await;
     let classifier = ClassifierServiceServer::new(Classifiers::new(preparation))
         .max_decoding_message_size(limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
-    let events = EventServiceServer::new(Events::new(engine))
+    let of_sources = SourceServiceServer::new(SourceList::new(sources.clone()))
+        .max_decoding_message_size(limits.message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
+    let events = EventServiceServer::new(Events::new(engine, &sources))
         .max_decoding_message_size(limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
     let mut routes = Routes::new(health)
         .add_service(classifier)
-        .add_service(events);
+        .add_service(events)
+        .add_service(of_sources);
     if reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()
@@ -129,9 +136,19 @@ pub async fn router(
 /// Ends the health service's watches, which would keep their connections open through a stop.
 pub async fn end_health_watches(reporter: &mut HealthReporter) {
     reporter.clear_service_status("").await;
-    for name in HEALTH_NAMES {
+    for name in HEALTH_NAMES.into_iter().chain([SOURCES_NAME]) {
         reporter.clear_service_status(name).await;
     }
+}
+
+/// Tells the health service's watchers whether all ways in are well.
+pub async fn set_sources_well(reporter: &HealthReporter, well: bool) {
+    let status = if well {
+        tonic_health::ServingStatus::Serving
+    } else {
+        tonic_health::ServingStatus::NotServing
+    };
+    reporter.set_service_status(SOURCES_NAME, status).await;
 }
 
 /// Tells the health service's watchers whether calls are taken.

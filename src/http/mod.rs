@@ -1,8 +1,11 @@
-//! The admin address: metrics, and whether the process lives and is ready. Never behind an
-//! ingress.
+//! The HTTP addresses: the event hook endpoint ([`hook`]), and the admin address with metrics and
+//! whether the process lives and is ready, which is never behind an ingress.
 //!
 //! `/livez` answers as long as the process does: recovery and drain are no reason to restart it.
 //! `/readyz` says what health says.
+
+pub mod hook;
+pub mod serve;
 
 use axum::Router;
 use axum::extract::State;

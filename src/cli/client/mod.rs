@@ -11,6 +11,7 @@ mod knowledge;
 mod output;
 mod page;
 mod rules;
+mod sources;
 mod split;
 mod tail;
 
@@ -30,6 +31,7 @@ pub use self::knowledge::{ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTyp
 pub use self::output::OutputClosed;
 use self::output::{OutputFormat, emit, note};
 pub use self::rules::RulesCommand;
+pub use self::sources::SourcesArgs;
 pub use self::tail::TailArgs;
 use super::{ClientCommand, UsageError};
 use crate::config::{Config, Flags};
@@ -71,6 +73,7 @@ pub(super) fn run(command: ClientCommand) -> anyhow::Result<()> {
         ClientCommand::Describe(args) => knowledge::describe(&args),
         ClientCommand::EventTypes(args) => knowledge::event_types(&args),
         ClientCommand::Applications(args) => knowledge::applications(&args),
+        ClientCommand::Sources(args) => sources::run(&args),
         ClientCommand::Rules(command) => rules::run(&command),
         ClientCommand::Probe(args) => probe(&args),
         ClientCommand::Proto(args) => proto(&args),

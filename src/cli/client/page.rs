@@ -162,7 +162,7 @@ fn write_event(
     page.line("");
 }
 
-fn shown_time(time: prost_types::Timestamp) -> String {
+pub(super) fn shown_time(time: prost_types::Timestamp) -> String {
     match jiff::Timestamp::new(time.seconds, time.nanos) {
         Ok(time) => format!("{time:.0}"),
         Err(_out_of_range) => String::new(),

@@ -1,10 +1,12 @@
 //! Builds every part and joins them: the order in which things start, and stop.
 //!
-//! Start: listen (probes and `Classify` get an answer), open and recover the journal, then say
-//! SERVING.
-//! Stop: `NOT_SERVING`, no new calls, end the streams, drain the writer, close the journal; within
-//! one deadline. A second signal ends the process at once. This is the only place that knows
+//! Start: listen (probes, `Classify` and the hook's verification get an answer), open and recover
+//! the journal, say SERVING, then poll.
+//! Stop: `NOT_SERVING`, no new calls, finish what hooks and polls have begun, end the streams, drain
+//! the writer, close the journal; within one deadline. A second signal ends the process at once. This is the only place that knows
 //! which journal runs.
+
+mod intakes;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -20,17 +22,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::intakes::{Intakes, hook_options, pollers, restore, sources, spawn_source_watch};
 use crate::config::{self, Config, JournalConfig};
 use crate::domain::classify::Classifier;
 use crate::domain::classify::rules::{self, InvalidRules};
 use crate::domain::cursor::JournalId;
 use crate::engine::clock::Clock;
 use crate::engine::intake::{Keep, Preparation};
+use crate::engine::rejects::RejectFile;
 use crate::engine::writer::{Writer, WriterLimits};
-use crate::engine::{Engine, EngineLimits};
+use crate::engine::{Engine, EngineLimits, EngineSlot};
 use crate::grpc::connection::accept;
-use crate::grpc::{self, EngineSlot, GrpcLimits};
+use crate::grpc::{self, GrpcLimits};
 use crate::http;
+use crate::http::serve::HttpLimits;
 use crate::journal::Journal;
 use crate::journal::embedded::{EmbeddedJournal, EmbeddedOptions};
 use crate::journal::memory::MemoryJournal;
@@ -48,6 +53,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let preparation = Arc::new(prepare(&config)?);
+    let clock = Clock::system();
+    let sources = sources(&config, &preparation.orgs, clock.clone())?;
     let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
     let grpc_listener = listen("grpc.addr", config.grpc.addr).await?;
     let admin_listener = listen("admin.addr", config.admin.addr).await?;
@@ -59,26 +66,36 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     spawn_admin(&mut tasks, admin_listener, metrics, is_serving);
 
     let slot = EngineSlot::default();
-    let limits = GrpcLimits {
-        message_bytes_max: config.grpc.message_bytes_max.as_usize(),
-        streams_per_connection_max: config.grpc.streams_per_connection_max,
-    };
-    let (router, mut health) = grpc::router(
+    let grpc_stop = CancellationToken::new();
+    let router = grpc::router(
         Arc::clone(&preparation),
         slot.clone(),
-        limits,
+        sources.clone(),
+        GrpcLimits {
+            message_bytes_max: config.grpc.message_bytes_max.as_usize(),
+            streams_per_connection_max: config.grpc.streams_per_connection_max,
+        },
         config.grpc.reflection,
-    )
-    .await?;
+    );
+    let (router, mut health) = router.await?;
     let incoming = accept(grpc_listener, config.grpc.connections_max as usize);
-    let grpc_stop = CancellationToken::new();
-    let stopped = grpc_stop.clone().cancelled_owned();
-    tasks.spawn("grpc", async move {
-        Ok(router
-            .serve_with_incoming_shutdown(incoming, stopped)
-            .await?)
-    });
-    tracing::info!(%grpc_addr, %admin_addr, "listening");
+    let served = router.serve_with_incoming_shutdown(incoming, grpc_stop.clone().cancelled_owned());
+    tasks.spawn("grpc", async move { Ok(served.await?) });
+    let intakes = Intakes::new();
+    let http_addr = match hook_options(&config, &preparation.orgs)? {
+        Some(options) => {
+            let orgs = preparation.orgs.clone();
+            let router = http::hook::hooks(options, orgs, slot.clone(), sources.clone());
+            Some(spawn_http(&config, router, &intakes, &mut tasks).await?)
+        }
+        None => None,
+    };
+    tracing::info!(
+        %grpc_addr,
+        %admin_addr,
+        http_addr = http_addr.map(tracing::field::display),
+        "listening"
+    );
 
     // Dropping the opening is safe: it goes on beside and nothing was appended yet.
     let journal = tokio::select! {
@@ -92,23 +109,18 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             return failed.context("a part of the service failed before the journal was open");
         }
     };
-    let (engine, writer) = start_engine(&config, journal, preparation).await?;
+    let (engine, writer) = start_engine(&config, journal, preparation, clock.clone()).await?;
     let writer_stop = CancellationToken::new();
     tasks.spawn("writer", writer.run(writer_stop.clone()));
+    restore(&sources, &engine).await?;
     slot.fill(engine.clone());
     grpc::set_serving(&health, true).await;
     serving.send_replace(true);
-    let bounds = engine.bounds();
-    tracing::info!(
-        journal = %engine.journal_id(),
-        earliest = bounds.earliest.get(),
-        head = bounds.head.get(),
-        "serving"
-    );
-    tracing::info!(
-        "try `provident tail --server http://{grpc_addr}`, and in another terminal \
-         `provident ingest --server http://{grpc_addr} FILE`"
-    );
+    spawn_source_watch(&mut tasks, sources.clone(), health.clone());
+    for poller in pollers(&config, &engine, &sources, &clock)? {
+        intakes.spawn(&mut tasks, "poller", |stop| poller.run(stop));
+    }
+    tell_serving(&engine, grpc_addr);
 
     let drain_timeout = config.shutdown.drain_timeout;
 
@@ -121,13 +133,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     serving.send_replace(false);
     grpc::end_health_watches(&mut health).await;
     let drained = async {
-        engine.drain();
         grpc_stop.cancel();
+        let left = drain_timeout.saturating_sub(intakes.stop(drain_timeout / 2).await);
+        engine.drain();
         // The writer answers what had queued; calls that still come are told to go elsewhere.
         writer_stop.cancel();
         drop(engine);
         stop.cancel();
-        tasks.join(drain_timeout).await
+        tasks.join(left).await
     };
     // Dropping the drain on a second signal is what that signal asks for.
     let result = tokio::select! {
@@ -157,7 +170,6 @@ fn prepare(config: &Config) -> anyhow::Result<Preparation> {
             config::Keep::All => Keep::All,
         },
         event_bytes_max: config.ingest.event_bytes_max.as_usize(),
-        events_per_call_max: config.ingest.events_per_call_max as usize,
     })
 }
 
@@ -212,6 +224,7 @@ async fn start_engine(
     config: &Config,
     journal: Arc<dyn Journal>,
     preparation: Arc<Preparation>,
+    clock: Clock,
 ) -> anyhow::Result<(Engine, Writer)> {
     let limits = EngineLimits {
         writer: WriterLimits {
@@ -222,8 +235,15 @@ async fn start_engine(
         streams_max: config.subscribe.streams_max as usize,
         stream_age_max: Some(config.subscribe.stream_age_max).filter(|age| !age.is_zero()),
         scan_records_max: config.list.scan_records_max as usize,
+        events_per_call_max: config.ingest.events_per_call_max as usize,
     };
-    Engine::new(journal, preparation, Clock::system(), limits)
+    let rejects = match &config.journal {
+        JournalConfig::Embedded { data_dir, .. } => {
+            RejectFile::below(data_dir, config.ingest.reject_file_bytes_max.get())
+        }
+        JournalConfig::Memory {} => RejectFile::none(),
+    };
+    Engine::new(journal, preparation, rejects, clock, limits)
         .await
         .context("the journal can't be read")
 }
@@ -264,6 +284,39 @@ fn new_journal_id() -> [u8; 8] {
     let mut id = [0; 8];
     id.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..8]);
     id
+}
+
+fn tell_serving(engine: &Engine, grpc_addr: SocketAddr) {
+    let bounds = engine.bounds();
+    tracing::info!(
+        journal = %engine.journal_id(),
+        earliest = bounds.earliest.get(),
+        head = bounds.head.get(),
+        "serving"
+    );
+    tracing::info!(
+        "try `provident tail --server http://{grpc_addr}`, and in another terminal \
+         `provident ingest --server http://{grpc_addr} FILE`"
+    );
+}
+
+async fn spawn_http(
+    config: &Config,
+    router: axum::Router,
+    intakes: &Intakes,
+    tasks: &mut Tasks,
+) -> anyhow::Result<SocketAddr> {
+    let listener = listen("http.addr", config.http.addr).await?;
+    let addr = listener.local_addr()?;
+    let limits = HttpLimits {
+        connections_max: config.http.connections_max as usize,
+        head_timeout: config.http.head_timeout,
+    };
+    intakes.spawn(tasks, "event hooks", |stop| async move {
+        http::serve::serve(listener, router, limits, stop).await;
+        Ok(())
+    });
+    Ok(addr)
 }
 
 async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> {

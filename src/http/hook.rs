@@ -1,0 +1,396 @@
+//! The event hook endpoint: Okta's verification, and its deliveries.
+//!
+//! - 204 only when the events are durable, and always an answer well inside the 3 s that Okta waits.
+//! - 4xx only where trying again can't help, since Okta never does after one; else 503.
+//! - The secret is compared in constant time, before a byte of the body is read; two are valid while
+//!   it is changed.
+//!
+//! One bad event of a delivery holds up none of the others: it is kept as a reject. No rule of the
+//! domain is in here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use crate::config::HookSecrets;
+use crate::domain::event::Intake;
+use crate::engine::sources::{Source, Sources};
+use crate::engine::writer::AppendError;
+use crate::engine::{EngineSlot, IngestError, Ingested, Outcome};
+use crate::okta::group_push_failed::kept_headers;
+use crate::okta::input;
+use crate::okta::org::{OrgError, Orgs};
+use crate::telemetry;
+
+/// The header by which Okta asks, once, whether the endpoint wants its events.
+const CHALLENGE: &str = "x-okta-verification-challenge";
+
+/// The longest challenge that is given back; Okta's are some tens of bytes.
+const CHALLENGE_BYTES_MAX: usize = 1024;
+
+/// How long who can be served later is to wait; Okta itself tries again at once.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// An org's hooks.
+#[derive(Clone, Debug)]
+pub struct HookOrg {
+    /// Empty: the org is whichever the delivery names.
+    pub org: String,
+    pub secrets: HookSecrets,
+}
+
+/// How deliveries are taken.
+#[derive(Clone, Debug)]
+pub struct HookOptions {
+    pub orgs: Vec<HookOrg>,
+    /// The name of the header that holds the secret.
+    pub header: String,
+    /// Headers that are kept beside the usual ones.
+    pub kept_headers: Vec<String>,
+    pub body_bytes_max: usize,
+    pub events_max: usize,
+    pub answer_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Hooks {
+    options: HookOptions,
+    known: Orgs,
+    engine: EngineSlot,
+    sources: Sources,
+}
+
+/// The hook address's routes.
+pub fn hooks(options: HookOptions, known: Orgs, engine: EngineSlot, sources: Sources) -> Router {
+    let any = get(verify).post(deliver_any);
+    let one = get(verify).post(deliver_one);
+    Router::new()
+        .route("/hooks/okta", any)
+        .route("/hooks/okta/{org}", one)
+        .with_state(Arc::new(Hooks {
+            options,
+            known,
+            engine,
+            sources,
+        }))
+}
+
+/// Why a delivery is not taken: a status, and a sentence for whoever looks at it.
+#[derive(Debug)]
+struct Refused {
+    status: StatusCode,
+    problem: String,
+}
+
+fn refused(status: StatusCode, problem: impl Into<String>) -> Refused {
+    Refused {
+        status,
+        problem: problem.into(),
+    }
+}
+
+fn later(problem: impl Into<String>) -> Refused {
+    refused(StatusCode::SERVICE_UNAVAILABLE, problem)
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, format!("{}\n", self.problem)).into_response();
+        let headers = response.headers_mut();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                header::HeaderValue::from_static("Okta-Event-Hook"),
+            );
+        }
+        response
+    }
+}
+
+/// Gives the challenge back. It asks for no secret: what comes back is what was sent.
+async fn verify(headers: HeaderMap) -> Response {
+    let challenge = headers
+        .get(CHALLENGE)
+        .filter(|value| value.len() <= CHALLENGE_BYTES_MAX)
+        .and_then(|value| value.to_str().ok());
+    let Some(challenge) = challenge else {
+        return refused(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "the header {CHALLENGE} is missing or no text: this is where Okta's event hooks go"
+            ),
+        )
+        .into_response();
+    };
+    tracing::info!("an event hook was verified");
+    let answer = serde_json::json!({ "verification": challenge });
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        answer.to_string(),
+    )
+        .into_response()
+}
+
+async fn deliver_any(State(hooks): State<Arc<Hooks>>, request: Request) -> Response {
+    hooks.answer(None, request).await
+}
+
+async fn deliver_one(
+    State(hooks): State<Arc<Hooks>>,
+    Path(org): Path<String>,
+    request: Request,
+) -> Response {
+    hooks.answer(Some(&org), request).await
+}
+
+impl Hooks {
+    async fn answer(&self, org: Option<&str>, request: Request) -> Response {
+        let started = Instant::now();
+        let mut source = None;
+        let taking = self.take(org, request, &mut source);
+        // Dropping it is safe: what has queued is written, and kept once when it comes again.
+        let result = tokio::time::timeout(self.options.answer_timeout, taking)
+            .await
+            .unwrap_or_else(|_elapsed| Err(later("the delivery could not be kept in time")));
+        let response = match result {
+            Ok(()) => StatusCode::NO_CONTENT.into_response(),
+            Err(refused) => {
+                tracing::warn!(
+                    status = refused.status.as_u16(),
+                    problem = refused.problem,
+                    "an event hook's delivery was refused"
+                );
+                self.note(source.as_deref(), &refused);
+                refused.into_response()
+            }
+        };
+        telemetry::delivery(response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    /// Tells the sources. Who does not know the secret could be anybody, so that is no failure.
+    fn note(&self, source: Option<&Source>, refused: &Refused) {
+        let text = format!("{}: {}", refused.status.as_u16(), refused.problem);
+        match source {
+            Some(source) => source.failed(text),
+            None => {
+                for source in self.sources.all() {
+                    if source.intake == Intake::EventHook {
+                        source.noted(text.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take(
+        &self,
+        org: Option<&str>,
+        request: Request,
+        source: &mut Option<Arc<Source>>,
+    ) -> Result<(), Refused> {
+        let (parts, body) = request.into_parts();
+        let candidates = self.of_path(org)?;
+        let mut allowed = self.authenticated(&candidates, &parts.headers)?;
+        if let [only] = allowed[..] {
+            *source = self.sources.find(Intake::EventHook, &only.org);
+        }
+        let body = self.body(&parts.headers, body).await?;
+        if allowed.len() > 1 {
+            allowed = vec![self.by_source(&allowed, &body)?];
+        }
+        let hook = allowed
+            .first()
+            .expect("without one, the delivery was refused");
+        *source = self.sources.find(Intake::EventHook, &hook.org);
+        let org = match (hook.org.as_str(), org) {
+            ("", Some(of_path)) => of_path,
+            (of_hook, _) => of_hook,
+        };
+        let engine = self
+            .engine
+            .get()
+            .ok_or_else(|| later("the journal is being opened"))?;
+        let headers = kept_headers(self.texts(&parts.headers), &self.options.kept_headers);
+        let delivered = engine
+            .deliver(org, body, headers, self.options.events_max)
+            .await
+            .map_err(|error| not_taken(&error))?;
+        judge(&delivered)?;
+        if let Some(source) = source {
+            source.took(&delivered);
+        }
+        Ok(())
+    }
+
+    /// The orgs that a path may mean.
+    fn of_path(&self, org: Option<&str>) -> Result<Vec<&HookOrg>, Refused> {
+        let all = &self.options.orgs;
+        let Some(org) = org else {
+            return Ok(all.iter().collect());
+        };
+        let unknown = |problem: String| refused(StatusCode::NOT_FOUND, problem);
+        let resolved = self
+            .known
+            .resolve(org)
+            .map_err(|error| unknown(error.to_string()))?;
+        let found = all
+            .iter()
+            .find(|hook| hook.org == resolved || hook.org.is_empty());
+        found
+            .map(|hook| vec![hook])
+            .ok_or_else(|| unknown(format!("no event hook is set up for {resolved}")))
+    }
+
+    /// Those of some orgs whose secret the delivery holds.
+    fn authenticated<'a>(
+        &self,
+        orgs: &[&'a HookOrg],
+        headers: &HeaderMap,
+    ) -> Result<Vec<&'a HookOrg>, Refused> {
+        let mut given = headers.get_all(&self.options.header).iter();
+        let (Some(given), None) = (given.next(), given.next()) else {
+            return Err(refused(
+                StatusCode::UNAUTHORIZED,
+                format!(
+                    "the header {} is missing, or there twice",
+                    self.options.header
+                ),
+            ));
+        };
+        let given = digest(given.as_bytes());
+        let mut allowed = Vec::new();
+        for org in orgs {
+            let mut is_valid = false;
+            for secret in org.secrets.valid() {
+                let secret = secret.read().map_err(|error| {
+                    tracing::error!(%error, "an event hook's secret can't be read");
+                    later("the secret can't be read")
+                })?;
+                // All of them are compared, and digests tell nothing of how far two secrets agree.
+                is_valid |= digest(secret.as_bytes()) == given;
+            }
+            if is_valid {
+                allowed.push(*org);
+            }
+        }
+        if allowed.is_empty() {
+            return Err(refused(
+                StatusCode::UNAUTHORIZED,
+                format!(
+                    "the header {} does not hold the secret",
+                    self.options.header
+                ),
+            ));
+        }
+        Ok(allowed)
+    }
+
+    /// The one of some orgs that the envelope names.
+    fn by_source<'a>(&self, allowed: &[&'a HookOrg], body: &Bytes) -> Result<&'a HookOrg, Refused> {
+        let source = input::envelope_source(body);
+        let named = source.map_or_else(
+            || {
+                Err(OrgError::Ambiguous {
+                    known: String::new(),
+                })
+            },
+            |source| self.known.resolve(&source),
+        );
+        let org = named.ok().and_then(|named| {
+            let is_it = |org: &&&HookOrg| org.org == named;
+            allowed.iter().find(is_it).copied()
+        });
+        org.ok_or_else(|| {
+            refused(
+                StatusCode::BAD_REQUEST,
+                "several orgs have this secret, and the envelope's `source` names none of them: \
+                 deliver to /hooks/okta/{org}",
+            )
+        })
+    }
+
+    async fn body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
+        let bytes_max = self.options.body_bytes_max;
+        let too_large = || {
+            refused(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                format!("the delivery is larger than {bytes_max} bytes"),
+            )
+        };
+        let declared = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        if declared.is_some_and(|bytes| bytes > bytes_max) {
+            return Err(too_large());
+        }
+        axum::body::to_bytes(body, bytes_max)
+            .await
+            .map_err(|error| {
+                let mut cause: Option<&dyn std::error::Error> = Some(&error);
+                while let Some(error) = cause {
+                    if error.is::<http_body_util::LengthLimitError>() {
+                        return too_large();
+                    }
+                    cause = error.source();
+                }
+                later("the delivery broke off")
+            })
+    }
+
+    /// The headers as texts, without the one that holds the secret.
+    fn texts(&self, headers: &HeaderMap) -> Vec<String> {
+        let is_secret =
+            |name: &HeaderName| name.as_str().eq_ignore_ascii_case(&self.options.header);
+        headers
+            .iter()
+            .filter(|(name, _)| !is_secret(name))
+            .filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?)))
+            .collect()
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// Whether anything of a delivery was taken, or nothing was to be. A delivery of which nothing can
+/// be is refused, so that it shows in Okta too.
+fn judge(delivered: &[Ingested]) -> Result<(), Refused> {
+    let mut problems = delivered.iter().map(|event| match &event.outcome {
+        Outcome::Rejected(rejection) => Some(rejection.to_string()),
+        _ => None,
+    });
+    match problems.next() {
+        Some(Some(first)) if problems.all(|problem| problem.is_some()) => {
+            Err(refused(StatusCode::BAD_REQUEST, first))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_taken(error: &IngestError) -> Refused {
+    let status = match error {
+        IngestError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        IngestError::Org(_) => StatusCode::BAD_REQUEST,
+        IngestError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        IngestError::Append(
+            AppendError::Overloaded
+            | AppendError::StorageFull { .. }
+            | AppendError::ShuttingDown
+            | AppendError::OutcomeUnknown,
+        ) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refused(status, error.to_string())
+}
