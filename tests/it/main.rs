@@ -9,6 +9,7 @@
 mod fixtures;
 mod golden;
 mod harness;
+mod mock_okta;
 
 mod bad_input;
 mod classifier;
