@@ -855,13 +855,25 @@ impl Reader {
 
     /// What the ways in need of their numbers.
     fn check_intakes(&mut self, config: &Config) {
-        for (path, number) in [
-            ("poll.rate_share_percent", config.poll.rate_share_percent),
-            ("poll.page_events_max", config.poll.page_events_max / 10),
+        let has_hook = |org: &OrgConfig| org.hook.current.is_some();
+        if (config.hook_of_any_org.current.is_some() || config.orgs.iter().any(has_hook))
+            && !config.http.addr.ip().is_loopback()
+        {
+            self.warnings.push(format!(
+                "the event hook endpoint at {} speaks plain HTTP: put an ingress with TLS before it",
+                config.http.addr
+            ));
+        }
+        for (path, number, most) in [
+            (
+                "poll.rate_share_percent",
+                config.poll.rate_share_percent,
+                100,
+            ),
+            ("poll.page_events_max", config.poll.page_events_max, 1000),
         ] {
-            if number > 100 {
+            if number > most {
                 let origin = self.origin(path);
-                let most = if path.ends_with("percent") { 100 } else { 1000 };
                 self.problem(&origin, path, format!("must be at most {most}"));
             }
         }

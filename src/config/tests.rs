@@ -319,3 +319,155 @@ fn orgs_are_hosts_that_mean_one_org_each() {
     );
     check("orgs = 'a'", &[], &["write [[orgs]]"]);
 }
+
+const URL: (&str, &str) = ("PROVIDENT_OKTA_ORG_URL", "https://Acme.okta.com/");
+const TOKEN: (&str, &str) = ("PROVIDENT_OKTA_API_TOKEN", "00hunter2");
+const HOOK: (&str, &str) = ("PROVIDENT_HOOK_SECRET", "hunter2");
+
+#[test]
+fn short_forms_set_one_org_up() {
+    let config = |file: &str, variables: &[_]| load(file, variables, &[]).unwrap().config;
+    let polled = config("", &[URL, TOKEN, HOOK]);
+    let [org] = &polled.orgs[..] else {
+        panic!("{:?}", polled.orgs)
+    };
+    assert_eq!(org.name, "acme.okta.com");
+    let api = org.api.as_ref().unwrap();
+    assert_eq!(api.url, "https://Acme.okta.com");
+    assert!(
+        matches!(&api.login, LoginConfig::ApiToken(token) if *token == Secret::of_text("00hunter2"))
+    );
+    assert_eq!(org.hook.current, Some(Secret::of_text("hunter2")));
+
+    let hooked = config("", &[HOOK]);
+    assert!(hooked.orgs.is_empty() && hooked.hook_of_any_org.current.is_some());
+
+    let named = config("[[orgs]]\nname = 'b.okta.com'", &[URL, TOKEN, HOOK]);
+    let org = &named.orgs[0];
+    assert!(org.name == "b.okta.com" && org.api.is_some() && org.hook.current.is_some());
+}
+
+#[test]
+fn secrets_are_not_shown_and_not_taken_from_where_many_may_read() {
+    let loaded = load("", &[URL, TOKEN, HOOK], &[]).unwrap();
+    for explain in [false, true] {
+        let text = loaded.to_toml(explain);
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(
+            text.contains("# secret is set by PROVIDENT_HOOK_SECRET, and not shown\n"),
+            "{text}"
+        );
+    }
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    check(
+        "[hook]\nsecret = 'hunter2'",
+        &[],
+        &[
+            "FILE:2: hook.secret: is a secret: set PROVIDENT_HOOK_SECRET, or name a file with hook.secret_file",
+        ],
+    );
+    check("[okta]\napi_token = '00a'", &[], &["okta.api_token_file"]);
+}
+
+#[test]
+fn a_way_in_says_what_it_lacks() {
+    check(
+        "",
+        &[URL],
+        &["PROVIDENT_OKTA_ORG_URL: okta.org_url: needs a login"],
+    );
+    check("", &[TOKEN], &["okta.org_url: is missing: a login is set"]);
+    check(
+        "",
+        &[("PROVIDENT_OKTA_ORG_URL", "http://acme.okta.com"), TOKEN],
+        &["must begin with https://"],
+    );
+    check(
+        "",
+        &[URL, ("PROVIDENT_OKTA_CLIENT_ID", "0oa1")],
+        &["needs both of okta.client_id and okta.private_key_file"],
+    );
+    check(
+        "",
+        &[URL, TOKEN, ("PROVIDENT_OKTA_CLIENT_ID", "0oa1")],
+        &["has two logins"],
+    );
+    check(
+        "",
+        &[URL, ("PROVIDENT_OKTA_API_TOKEN_FILE", "/no/such/token")],
+        &["PROVIDENT_OKTA_API_TOKEN_FILE: okta.api_token_file: can't read /no/such/token: "],
+    );
+    check(
+        "",
+        &[HOOK, ("PROVIDENT_HOOK_SECRET_FILE", "/dev/null")],
+        &["/dev/null is empty", "is set, and hook.secret too"],
+    );
+    check(
+        "",
+        &[("PROVIDENT_HOOK_PREVIOUS_SECRET", "x")],
+        &["needs hook.secret beside it"],
+    );
+    let two = "[[orgs]]\nname = 'a.okta.com'\n[[orgs]]\nname = 'b.okta.com'";
+    check(two, &[HOOK], &["there are several"]);
+    check(two, &[], &[]);
+    check(
+        "[[orgs]]\nname = 'a.okta.com'\nhook_secret_file = '/no/such'\nurl = 'a.okta.com'",
+        &[],
+        &[
+            "FILE:1: orgs.hook_secret_file: can't read /no/such",
+            "orgs.url: must be the org's URL, such as https://acme.okta.com, here it is \"a.okta.com\"",
+            "orgs.url: needs a login",
+        ],
+    );
+    check(
+        "[[orgs]]\nname = 'a.okta.com'\nurl = 7",
+        &[],
+        &["FILE:3: orgs.url: must be text"],
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "x").unwrap();
+    let own = format!(
+        "[[orgs]]\nname = 'a.okta.com'\nhook_secret_file = '{}'",
+        file.path().display()
+    );
+    check(&own, &[HOOK], &["says what [hook] or [okta] says too"]);
+    let shown = load(&own, &[], &[]).unwrap();
+    let again = load(&shown.to_toml(true), &[], &[]).unwrap();
+    assert_eq!(again.config, shown.config);
+}
+
+#[test]
+fn limits_of_the_ways_in_are_checked() {
+    check(
+        "[poll]\nrate_share_percent = 101",
+        &[],
+        &["must be at most 100"],
+    );
+    check(
+        "[poll]\npage_events_max = 1001",
+        &[],
+        &["must be at most 1000"],
+    );
+    check(
+        "[hook]\nanswer_timeout = '0s'",
+        &[],
+        &["longer than nothing"],
+    );
+    check(
+        "[hook]\nheader = 'a b'",
+        &[],
+        &["the name of an HTTP header"],
+    );
+    check(
+        "[hook]\nkept_headers = 'x-a, y b'",
+        &[],
+        &["the name of an HTTP header"],
+    );
+    check(
+        "[http]\naddr = '127.0.0.1:9090'",
+        &[],
+        &["the same as http.addr"],
+    );
+    let open = load("[http]\naddr = '0.0.0.0:8080'", &[HOOK], &[]).unwrap();
+    assert_eq!(open.config.warnings.len(), 1, "{:?}", open.config.warnings);
+}
