@@ -394,3 +394,187 @@ fn not_taken(error: &IngestError) -> Refused {
     };
     refused(status, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinHandle;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::config::Secret;
+    use crate::domain::classify::Classifier;
+    use crate::domain::cursor::JournalId;
+    use crate::engine::clock::Clock;
+    use crate::engine::intake::{Keep, Preparation};
+    use crate::engine::rejects::RejectFile;
+    use crate::engine::sources::SourceLimits;
+    use crate::engine::writer::WriterLimits;
+    use crate::engine::{Engine, EngineLimits};
+    use crate::journal::Journal as _;
+    use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold};
+    use crate::journal::memory::MemoryJournal;
+
+    const SECRET: &str = "hunter2";
+
+    struct Running {
+        hooks: Arc<Hooks>,
+        journal: Arc<MemoryJournal>,
+        fault: FaultControl,
+        writer: JoinHandle<anyhow::Result<()>>,
+    }
+
+    /// An endpoint before an engine whose queue has room for a few events.
+    async fn start() -> Running {
+        let id = JournalId {
+            id: [7; 8],
+            epoch: 1,
+        };
+        let journal = Arc::new(MemoryJournal::new(id));
+        let (faulty, fault) = FaultJournal::new(Arc::clone(&journal));
+        let preparation = Preparation {
+            classifier: Classifier::embedded(),
+            orgs: Orgs::default(),
+            keep: Keep::Provisioning,
+            event_bytes_max: 4096,
+        };
+        let limits = EngineLimits {
+            writer: WriterLimits {
+                queue_bytes_max: 8192,
+                batch_bytes_max: 4096,
+            },
+            tail_bytes_max: 1 << 20,
+            streams_max: 1,
+            stream_age_max: None,
+            scan_records_max: 10,
+            events_per_call_max: 10,
+        };
+        let (engine, writer) = Engine::new(
+            Arc::new(faulty),
+            Arc::new(preparation),
+            RejectFile::none(),
+            Clock::system(),
+            limits,
+        )
+        .await
+        .unwrap();
+        #[expect(clippy::disallowed_methods, reason = "a test waits for what it starts")]
+        let writer = tokio::spawn(writer.run(CancellationToken::new()));
+        let slot = EngineSlot::default();
+        slot.fill(engine);
+        let limits = SourceLimits {
+            failing_after: Duration::from_mins(5),
+            silent_after: None,
+        };
+        let secrets = HookSecrets {
+            current: Some(Secret::of_text(SECRET)),
+            previous: None,
+        };
+        let org = HookOrg {
+            org: String::new(),
+            secrets,
+        };
+        let options = HookOptions {
+            orgs: vec![org],
+            header: "authorization".to_owned(),
+            kept_headers: Vec::new(),
+            body_bytes_max: 1 << 20,
+            events_max: 10,
+            answer_timeout: Duration::from_secs(2),
+        };
+        let sources = [(Intake::EventHook, String::new())];
+        let hooks = Hooks {
+            options,
+            known: Orgs::default(),
+            engine: slot,
+            sources: Sources::new(sources, limits, Clock::system()),
+        };
+        Running {
+            hooks: Arc::new(hooks),
+            journal,
+            fault,
+            writer,
+        }
+    }
+
+    fn delivery(uuid: &str) -> Request {
+        let body = format!(
+            r#"{{"eventType":"com.okta.event_hook","source":"https://a.okta.com/api/v1/eventHooks/w",
+            "data":{{"events":[{{"uuid":"{uuid}","eventType":"application.provision.user.push",
+            "outcome":{{"result":"FAILURE"}},"padding":"{}"}}]}}}}"#,
+            "x".repeat(2000)
+        );
+        Request::builder()
+            .method("POST")
+            .header("Authorization", SECRET)
+            .body(Body::from(body))
+            .unwrap()
+    }
+
+    async fn status(hooks: &Hooks, uuid: &str) -> u16 {
+        let response = hooks.answer(None, delivery(uuid)).await;
+        let status = response.status().as_u16();
+        let is_asked_again = response.headers().contains_key(header::RETRY_AFTER);
+        assert_eq!(is_asked_again, status == 503);
+        status
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_and_a_full_queue_are_answered_with_503_in_time() {
+        let running = start().await;
+        running.fault.hold(Hold::BeforeWrite);
+        let since = tokio::time::Instant::now();
+        // The first waits for the disk, those behind it until the queue is full.
+        let slow = futures_util::future::join_all((0..6).map(|number| {
+            let hooks = Arc::clone(&running.hooks);
+            async move { status(&hooks, &format!("u{number}")).await }
+        }));
+        assert_eq!(slow.await, [503; 6]);
+        assert_eq!(since.elapsed(), Duration::from_secs(2));
+        let since = tokio::time::Instant::now();
+        assert_eq!(status(&running.hooks, "late").await, 503);
+        assert_eq!(
+            since.elapsed(),
+            Duration::ZERO,
+            "a full queue is told at once"
+        );
+        // Tried again when the disk is well, each is there once.
+        running.fault.release();
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        for number in 0..6 {
+            assert_eq!(status(&running.hooks, &format!("u{number}")).await, 204);
+        }
+        assert_eq!(running.journal.bounds().head.get(), 6);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_204_before_the_events_are_durable() {
+        let running = start().await;
+        running.fault.hold(Hold::BeforeAnswer);
+        let answer = status(&running.hooks, "u1");
+        tokio::pin!(answer);
+        tokio::select! {
+            biased;
+            status = &mut answer => panic!("{status} before the flush"),
+            () = running.fault.held(Hold::BeforeAnswer) => {}
+        }
+        running.fault.release();
+        assert_eq!(answer.await, 204);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_journal_that_can_t_write_asks_okta_to_try_again() {
+        let running = start().await;
+        running.fault.set_full(true);
+        assert_eq!(status(&running.hooks, "u1").await, 503);
+        running.fault.set_full(false);
+        assert_eq!(status(&running.hooks, "u1").await, 204);
+        running.fault.fail_append(1, AppendFailure::OutcomeUnknown);
+        assert_eq!(status(&running.hooks, "u2").await, 503);
+        running.writer.await.unwrap().unwrap_err();
+        assert_eq!(status(&running.hooks, "u3").await, 503);
+        let source = running.hooks.sources.all()[0].snapshot();
+        assert!(source.last_error.unwrap().1.starts_with("503: "));
+    }
+}
