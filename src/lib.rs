@@ -4,10 +4,12 @@
 //! # How an event goes through
 //!
 //! ```text
-//!  gRPC Ingest ─→ okta: read ─→ domain: classify ─→ wire: encode ─→ engine: writer ─→ journal
-//!                                                                        │ after the flush
-//!                            gRPC Subscribe ←─ engine: readers ←─ tail ←─┘
-//!                                                      └────────────────────────←─ journal
+//!  event hook ────┐
+//!  System Log ────┤
+//!  gRPC Ingest ───┴→ okta: read ─→ domain: classify ─→ wire: encode ─→ engine: writer ─→ journal
+//!                                                                           │ after the flush
+//!                               gRPC Subscribe ←─ engine: readers ←─ tail ←─┘
+//!                                                         └────────────────────────←─ journal
 //! ```
 //!
 //! Reading, classifying and encoding happen in parallel, on whichever thread took the call. One
@@ -18,10 +20,11 @@
 //! # What is where, in reading order
 //!
 //! - [`domain`]: events, classifications, the catalogue, the rules, the filter, cursors. Pure.
-//! - [`okta`]: what Okta sends, read into the domain. [`wire`]: the contract's messages and the
-//!   layout of a record. [`journal`]: the durable log behind one trait. None of the three names
-//!   another.
-//! - [`engine`]: the calls a transport can make; the writer, the readers, pages.
+//! - [`okta`]: what Okta sends, read into the domain, and the client that asks for it. [`wire`]: the
+//!   contract's messages and the layout of a record. [`journal`]: the durable log behind one trait.
+//!   None of the three names another.
+//! - [`engine`]: the calls a transport can make; the writer, the readers, pages; the poller, and how
+//!   each way in is.
 //! - [`grpc`] and [`http`]: the transports; no rule of the domain is in them.
 //! - [`server`] joins the parts and knows which journal runs; [`cli`] is the command line.
 //! - [`config`], [`shutdown`] and [`telemetry`] name nothing else of ours.

@@ -31,6 +31,9 @@ const KEY: &[u8] = b"poll/";
 /// How long a request that is under way at a stop is waited for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// The longest wait that somebody between us and Okta may ask for.
+const ASKED_WAIT_MAX: Duration = Duration::from_mins(10);
+
 /// How long Okta keeps its System Log, in seconds: 90 days. Asking for more than 180 is an error.
 const LOG_SECONDS: i64 = 90 * 24 * 3600;
 
@@ -207,9 +210,10 @@ impl Poller {
         telemetry::polled(&self.options.org, answer);
         match page {
             Ok(page) => self.take(page, stop).await,
-            Err(error) => Ok(Step::Wait(
-                self.failed(error).max(retry_after.unwrap_or_default()),
-            )),
+            Err(error) => {
+                let asked = retry_after.unwrap_or_default().min(ASKED_WAIT_MAX);
+                Ok(Step::Wait(self.failed(error).max(asked)))
+            }
         }
     }
 
@@ -251,9 +255,13 @@ impl Poller {
                 Err(IngestError::Append(error)) => {
                     self.source.failed(error.to_string());
                     // The page is here: it is not asked for again, but tried until it is written.
-                    match self.after_refusal(&error, stop).await {
-                        Step::Wait(wait) => tokio::time::sleep(wait).await,
-                        Step::Stop => return Ok(Step::Stop),
+                    let Step::Wait(wait) = self.after_refusal(&error, stop).await else {
+                        return Ok(Step::Stop);
+                    };
+                    // Cut short by a stop, so that it is tried once more before the end.
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(wait) => {}
                     }
                 }
                 // A page is one input of a known org, so only a bug of ours is left.
