@@ -823,3 +823,47 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_page_and_the_place_after_it_are_one_write() {
+    let running = start(LIMITS).await;
+    let page = |uuid: &str| {
+        Bytes::from(format!(
+            r#"[{{"uuid":"{uuid}","eventType":"{PUSH}","published":"2026-01-02T03:04:05.000Z"}},
+            {{"uuid":"{uuid}-unrelated","eventType":"user.session.start"}}]"#
+        ))
+    };
+    let place = |value: &str| StateChange {
+        key: b"place".to_vec(),
+        value: Some(value.as_bytes().to_vec()),
+    };
+    let mut published = Vec::new();
+    let taken = running
+        .engine
+        .ingest_page("", page("a"), |taken| {
+            published.extend(taken.iter().map(|event| event.published.is_some()));
+            vec![place("one")]
+        })
+        .await
+        .unwrap();
+    assert_eq!(taken.len(), 2);
+    assert_eq!(published, [true, false]);
+    assert_eq!(running.fault.appends(), 1);
+    // Nothing of this page is kept, its place is.
+    let unrelated = Bytes::from_static(br#"[{"uuid":"b","eventType":"user.session.start"}]"#);
+    let ingested = running
+        .engine
+        .ingest_page("", unrelated, |_| vec![place("two")]);
+    ingested.await.unwrap();
+    let state = running.engine.state(b"place").await.unwrap();
+    assert_eq!(state, [(b"place".to_vec(), b"two".to_vec())]);
+    // A write that fails leaves neither.
+    running.fault.fail_append(1, AppendFailure::StorageFull);
+    let refused = running
+        .engine
+        .ingest_page("", page("c"), |_| vec![place("three")]);
+    refused.await.unwrap_err();
+    let state = running.engine.state(b"place").await.unwrap();
+    assert_eq!(state[0].1, b"two");
+    assert_eq!(running.engine.bounds().head.get(), 1);
+}

@@ -171,6 +171,25 @@ async fn a_restart_goes_on_from_the_stored_link() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_kept_is_never_asked_for_again() {
+    let okta = MockOkta::start();
+    let events = fixtures::mixed(0, 8);
+    publish(&okta, &events[..5]);
+    // After the page it waits: the place was written with the events, or not at all.
+    let polling = Polling::with_token(&okta, "[poll]\ninterval = '1h'");
+    let mut server = polling.start().await;
+    kept(&server, 5).await;
+    server.process.kill();
+    let asked = okta.requests().len();
+    let handed_out = okta.last_links().handed_out;
+    publish(&okta, &events[5..]);
+    let server = polling.start().await;
+    assert_eq!(uuids(&kept(&server, 8).await), uuids_of(&events));
+    assert_eq!(okta.requests()[asked].after, handed_out);
+    assert!(okta.times_given().iter().all(|times| *times == 1));
+}
+
+#[tokio::test]
 async fn whatever_fails_is_tried_again_until_it_works() {
     let okta = MockOkta::start_with(Settings {
         window: Duration::from_secs(2),

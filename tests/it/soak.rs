@@ -156,7 +156,7 @@ impl Soak {
             "[http]\naddr = '{free}'\n[hook]\nsecret_file = '{secret}'\n\
              [okta]\norg_url = '{}'\napi_token_file = '{token}'\n\
              [poll]\ninterval = '10ms'\nretry_delay = '5ms'\nretry_delay_max = '100ms'\n\
-             page_events_max = 10\nrate_share_percent = {SHARE_PERCENT}\n\
+             page_events_max = 40\nrate_share_percent = {SHARE_PERCENT}\n\
              [[orgs]]\nname = '{ORG}'",
             okta.url()
         );
