@@ -694,10 +694,15 @@ impl Reader {
     }
 
     fn config(mut self) -> Result<Loaded, InvalidConfig> {
+        // In the order in which they are written.
+        let grpc = GrpcConfig::read(&mut self);
+        let http = HttpConfig::read(&mut self);
+        let hook = HookConfig::read(&mut self);
+        let okta = OktaConfig::read(&mut self);
         let mut config = Config {
-            grpc: GrpcConfig::read(&mut self),
-            http: HttpConfig::read(&mut self),
-            hook: HookConfig::read(&mut self),
+            grpc,
+            http,
+            hook,
             poll: PollConfig::read(&mut self),
             sources: SourcesConfig::read(&mut self),
             admin: AdminConfig::read(&mut self),
@@ -713,7 +718,6 @@ impl Reader {
             hook_of_any_org: HookSecrets::default(),
             warnings: Vec::new(),
         };
-        let okta = OktaConfig::read(&mut self);
         self.join_orgs(&mut config, okta);
         self.check(&config);
         if !self.sources.problems.is_empty() {

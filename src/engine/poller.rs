@@ -159,9 +159,13 @@ impl Poller {
         }
         self.state.filter.clone_from(filter);
         if self.state.next.is_empty() {
-            self.state.next = self.options.query.since(self.beginning());
+            let since = self.beginning();
+            let from = format_time(since).unwrap_or_default();
+            tracing::info!(org, from, "polling the System Log");
+            self.state.next = self.options.query.since(since);
+        } else {
+            tracing::info!(org, "polling the System Log from where it was left");
         }
-        tracing::info!(org, next = self.state.next, "polling the System Log");
         Ok(())
     }
 

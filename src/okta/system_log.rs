@@ -5,6 +5,7 @@
 //! only its path and query are used: the login never goes to another host than the configured
 //! one. Redirects are not followed either. When to ask is the poller's to decide, not ours.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -122,17 +123,25 @@ impl LogQuery {
     }
 }
 
-/// A filter that lets through what begins with one of some prefixes, or is one of some types.
+/// A filter that lets through types that begin with one of some prefixes, and some types by name.
+///
+/// Names that differ in their last part alone are asked for by what they share: the filter goes into
+/// every request and link, and what comes along with them is not kept.
 pub fn filter_of_types<'a>(
     prefixes: impl IntoIterator<Item = &'a str>,
     names: impl IntoIterator<Item = &'a str>,
 ) -> String {
-    let prefixes = prefixes
-        .into_iter()
-        .map(|prefix| format!("eventType sw \"{prefix}\""));
-    let names = names
-        .into_iter()
-        .map(|name| format!("eventType eq \"{name}\""));
+    let mut families: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        let parent = name.rfind('.').map_or(name, |dot| &name[..=dot]);
+        families.entry(parent).or_default().push(name);
+    }
+    let begins = |prefix: &str| format!("eventType sw \"{prefix}\"");
+    let prefixes = prefixes.into_iter().map(begins);
+    let names = families.into_iter().map(|(parent, names)| match names[..] {
+        [only] => format!("eventType eq \"{only}\""),
+        _ => begins(parent),
+    });
     prefixes.chain(names).collect::<Vec<_>>().join(" or ")
 }
 
@@ -422,6 +431,14 @@ mod tests {
             query.since(since),
             "/api/v1/logs?since=2026-02-02T02%3A40%3A00.000Z&sortOrder=ASCENDING&limit=1000&\
              filter=eventType%20sw%20%22app.%22%20or%20eventType%20eq%20%22a.b%22"
+        );
+    }
+
+    #[test]
+    fn a_filter_names_what_types_share() {
+        assert_eq!(
+            filter_of_types(["app."], ["g.x.b", "g.x.a", "s.y", "t"]),
+            "eventType sw \"app.\" or eventType sw \"g.x.\" or eventType eq \"s.y\" or eventType eq \"t\""
         );
     }
 

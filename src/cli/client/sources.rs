@@ -64,8 +64,10 @@ fn text(source: &v1::Source, now: jiff::Timestamp) -> String {
     let seconds =
         |time: &Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
     let retrying = seconds(&source.last_error_time) > seconds(&source.last_success_time);
+    let is_poller = source.intake() == v1::Intake::SystemLog;
     let (style, state): (Style, &str) = match source.state() {
-        v1::SourceState::Well if retrying => (YELLOW, "trying again"),
+        v1::SourceState::Well if retrying && is_poller => (YELLOW, "trying again"),
+        v1::SourceState::Well if retrying => (YELLOW, "the last one was refused"),
         v1::SourceState::Well if source.last_success_time.is_none() => (DIM, "nothing yet"),
         v1::SourceState::Well => (GREEN, "well"),
         v1::SourceState::Failing => (RED, "FAILING"),
@@ -96,7 +98,7 @@ fn text(source: &v1::Source, now: jiff::Timestamp) -> String {
             ),
         );
     }
-    if let Some(time) = source.next_attempt_time.filter(|_| retrying) {
+    if let Some(time) = source.next_attempt_time {
         line("next attempt", relative(time, now));
     }
     if !source.last_error.is_empty() {
@@ -122,7 +124,9 @@ fn text(source: &v1::Source, now: jiff::Timestamp) -> String {
 fn relative(time: prost_types::Timestamp, now: jiff::Timestamp) -> String {
     let away = time.seconds - now.as_second();
     let at = shown_time(time);
-    if away > 0 {
+    if away == 0 {
+        format!("now ({at})")
+    } else if away > 0 {
         format!("in {} ({at})", duration(away))
     } else {
         format!("{} ago ({at})", duration(-away))
