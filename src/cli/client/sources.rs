@@ -124,12 +124,10 @@ fn text(source: &v1::Source, now: jiff::Timestamp) -> String {
 fn relative(time: prost_types::Timestamp, now: jiff::Timestamp) -> String {
     let away = time.seconds - now.as_second();
     let at = shown_time(time);
-    if away == 0 {
-        format!("now ({at})")
-    } else if away > 0 {
-        format!("in {} ({at})", duration(away))
-    } else {
-        format!("{} ago ({at})", duration(-away))
+    match away.signum() {
+        0 => format!("now ({at})"),
+        1 => format!("in {} ({at})", duration(away)),
+        _ => format!("{} ago ({at})", duration(-away)),
     }
 }
 
