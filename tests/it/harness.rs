@@ -16,6 +16,7 @@ use prost::Message as _;
 use provident::wire::v1;
 use provident::wire::v1::classifier_service_client::ClassifierServiceClient;
 use provident::wire::v1::event_service_client::EventServiceClient;
+use provident::wire::v1::source_service_client::SourceServiceClient;
 use provident::wire::v1::subscribe_response::Message;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -78,6 +79,7 @@ pub(crate) fn scratch() -> TempDir {
 pub(crate) struct Launch {
     data_dir: PathBuf,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl Launch {
@@ -85,6 +87,7 @@ impl Launch {
         Self {
             data_dir: data_dir.to_owned(),
             arguments: Vec::new(),
+            variables: Vec::new(),
         }
     }
 
@@ -95,15 +98,24 @@ impl Launch {
         self
     }
 
+    /// Variables of its environment, for what may not be an argument.
+    pub(crate) fn with_env(mut self, variables: &[(&str, &str)]) -> Self {
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        self.variables.extend(variables.iter().map(owned));
+        self
+    }
+
     /// Starts the process, and waits for nothing.
     pub(crate) fn spawn(&self) -> Process {
         let mut command = provident();
         command
             .args(["serve", "--log-format", "json"])
             .args(["--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
+            .args(["--http-addr", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(&self.arguments)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             // A configuration file of whoever runs the tests must not be found.
             .current_dir(env!("CARGO_TARGET_TMPDIR"))
             .stdin(Stdio::null())
@@ -145,6 +157,8 @@ struct Log {
 pub(crate) struct Addresses {
     pub(crate) grpc: String,
     pub(crate) admin: String,
+    /// Empty where no event hook is set up.
+    pub(crate) http: String,
 }
 
 impl Log {
@@ -157,6 +171,7 @@ impl Log {
             self.addresses = Some(Addresses {
                 grpc: address("grpc_addr"),
                 admin: address("admin_addr"),
+                http: address("http_addr"),
             });
         }
         self.lines.push(line);
@@ -209,7 +224,7 @@ impl Process {
     pub(crate) async fn until_serving(&mut self) -> Addresses {
         let addresses = self.listening().await;
         let mut health = HealthClient::new(connect(&addresses.grpc).await);
-        while !matches!(health_of(&mut health).await, Ok(ServingStatus::Serving)) {
+        while !matches!(health_of(&mut health, "").await, Ok(ServingStatus::Serving)) {
             assert!(
                 self.started.elapsed() < PATIENCE,
                 "the server does not come to serve\n{}",
@@ -311,11 +326,17 @@ impl Server {
 
     /// A server with an empty journal and a configuration file.
     pub(crate) async fn start_configured(toml: &str) -> Self {
+        Self::start_in(toml, &[]).await
+    }
+
+    /// A server with an empty journal, a configuration file and variables of its environment.
+    pub(crate) async fn start_in(toml: &str, variables: &[(&str, &str)]) -> Self {
         let directory = scratch();
         let file = directory.path().join("provident.toml");
         std::fs::write(&file, toml).unwrap();
-        let launch =
-            Launch::on(&directory.path().join("data")).with(&["--config", file.to_str().unwrap()]);
+        let launch = Launch::on(&directory.path().join("data"))
+            .with(&["--config", file.to_str().unwrap()])
+            .with_env(variables);
         let mut server = launch.start().await;
         server.own_data_dir = Some(Arc::new(directory));
         server
@@ -353,7 +374,24 @@ impl Server {
     }
 
     pub(crate) async fn health(&self) -> Result<ServingStatus, Status> {
-        health_of(&mut HealthClient::new(self.channel())).await
+        self.health_of("").await
+    }
+
+    /// What the health service says of a name.
+    pub(crate) async fn health_of(&self, name: &str) -> Result<ServingStatus, Status> {
+        health_of(&mut HealthClient::new(self.channel()), name).await
+    }
+
+    /// The ways in, and how they are.
+    pub(crate) async fn sources(&self) -> Vec<v1::Source> {
+        let mut client = SourceServiceClient::new(self.channel());
+        let answer = within(client.list_sources(v1::ListSourcesRequest {})).await;
+        answer.unwrap().into_inner().sources
+    }
+
+    /// Where the journal is, and what is beside it.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.launch.data_dir
     }
 
     /// Ingests System Log entries, one input each, for org `acme.okta.com`.
@@ -550,8 +588,12 @@ async fn connect(address: &str) -> Channel {
     }
 }
 
-async fn health_of(client: &mut HealthClient<Channel>) -> Result<ServingStatus, Status> {
-    let response = within(client.check(HealthCheckRequest::default())).await?;
+async fn health_of(
+    client: &mut HealthClient<Channel>,
+    name: &str,
+) -> Result<ServingStatus, Status> {
+    let service = name.to_owned();
+    let response = within(client.check(HealthCheckRequest { service })).await?;
     Ok(response.into_inner().status())
 }
 
