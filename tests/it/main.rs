@@ -25,3 +25,4 @@ mod service;
 mod soak;
 mod subscribe;
 mod tidy;
+mod tls;

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use provident::wire::v1;
-use provident::wire::v1::source_service_client::SourceServiceClient;
 use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
@@ -99,10 +98,7 @@ fn uuids_of(given: &[Given]) -> Vec<&str> {
 }
 
 async fn source(server: &Server) -> v1::Source {
-    let mut client = SourceServiceClient::new(server.channel());
-    let request = v1::ListSourcesRequest {};
-    let sources = within(client.list_sources(request)).await.unwrap();
-    let mut sources = sources.into_inner().sources.into_iter();
+    let mut sources = server.sources().await.into_iter();
     sources
         .find(|source| source.intake() == v1::Intake::SystemLog)
         .expect("a poller is a source")

@@ -8,7 +8,6 @@
 //! `PROVIDENT_SEED` repeats the choices of a run (not the machine's timing).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -37,6 +36,7 @@ struct Soak {
     okta: MockOkta,
     random: Random,
     launch: Launch,
+    /// Where the service that runs now takes deliveries.
     hook: String,
     /// Number of the next event.
     next: u64,
@@ -142,18 +142,13 @@ impl Soak {
                 .chain(Fault::TRANSIENT.into_iter().cycle().take(36))
                 .collect(),
         }));
-        // Okta delivers to an address that does not change.
-        let free = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
         let [secret, token] = [("secret", SECRET), ("token", API_TOKEN)].map(|(name, text)| {
             let path = directory.join(name);
             std::fs::write(&path, text).unwrap();
             path.display().to_string()
         });
         let config = format!(
-            "[http]\naddr = '{free}'\n[hook]\nsecret_file = '{secret}'\n\
+            "[hook]\nsecret_file = '{secret}'\n\
              [okta]\norg_url = '{}'\napi_token_file = '{token}'\n\
              [poll]\ninterval = '10ms'\nretry_delay = '5ms'\nretry_delay_max = '100ms'\n\
              page_events_max = 40\nrate_share_percent = {SHARE_PERCENT}\n\
@@ -166,7 +161,7 @@ impl Soak {
             okta,
             random,
             launch: Launch::on(&directory.join("data")).with(&["--config", file.to_str().unwrap()]),
-            hook: format!("http://{free}/hooks/okta/{ORG}"),
+            hook: String::new(),
             next: 0,
             pending: Vec::new(),
             counts: Counts::default(),
@@ -177,6 +172,7 @@ impl Soak {
         let asked = self.okta.requests().len();
         let mut server = self.launch.start().await;
         self.counts.slowest_start = self.counts.slowest_start.max(server.started_in);
+        self.hook = format!("http://{}/hooks/okta/{ORG}", server.addresses.http);
         let moment = Duration::from_millis(20 + self.random.below(500));
         // A kill in the midst of a delivery drops it, as Okta would see its connection end.
         tokio::select! {
