@@ -120,7 +120,7 @@ section! {
     HookConfig = "hook" {
         /// What the header of a delivery must hold, and what switches the endpoint on. Not to be written
         /// in this file: set the variable, or name a file with `secret_file`. Default none. For
-        /// the only org; of several, each has its own in [[orgs]].
+        /// the only org; of several, each has its own in `[[orgs]]`.
         secret: Option<Secret> = None,
         /// File with the secret, read again when it changes. Default none.
         secret_file: Option<PathBuf> = None,
@@ -148,7 +148,7 @@ section! {
 
 section! {
     /// The org whose System Log is polled, and how to log in to it. For the only org; of several,
-    /// each has its own in [[orgs]].
+    /// each has its own in `[[orgs]]`.
     OktaConfig = "okta" {
         /// URL of the org, such as `https://acme.okta.com`; switches the System Log poller on. Default
         /// none. Plain HTTP goes to a loopback address alone.
