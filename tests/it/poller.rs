@@ -527,6 +527,29 @@ async fn what_is_no_event_is_kept_apart_and_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn without_room_on_the_disk_a_page_waits_and_no_other_is_asked_for() {
+    let okta = MockOkta::start();
+    publish(&okta, &fixtures::mixed(0, 5));
+    let polling = Polling::with_token(&okta, "[storage]\nreserve = '1000TiB'");
+    let mut server = polling.start().await;
+    eventually("an error", async || {
+        let error = source(&server).await.last_error;
+        error.contains("too little room on disk").then_some(())
+    })
+    .await;
+    assert_eq!(okta.requests().len(), 1);
+    assert!(server.read_all(earliest()).await.is_empty());
+    server.process.kill();
+    let server = polling
+        .launch
+        .clone()
+        .with_env(&[("PROVIDENT_STORAGE_RESERVE", "64MiB")])
+        .start()
+        .await;
+    kept(&server, 5).await;
+}
+
+#[tokio::test]
 async fn several_orgs_are_polled_side_by_side() {
     let orgs = [MockOkta::start(), MockOkta::start()];
     let dir = scratch();
