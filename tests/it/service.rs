@@ -27,6 +27,8 @@ async fn health_is_said_of_the_whole_and_of_each_service() {
     for service in [
         "provident.v1.EventService",
         "provident.v1.ClassifierService",
+        "provident.v1.SourceService",
+        "provident.sources",
     ] {
         let request = HealthCheckRequest {
             service: service.to_owned(),
