@@ -278,13 +278,15 @@ impl Engine {
             .await
     }
 
-    /// Takes in the body of an event hook's delivery, with the headers that are kept of it.
+    /// Takes in the body of an event hook's delivery, with the headers that are kept of it. `hooks` is
+    /// the org whose hooks' it is, empty for those of any org, as [`Engine::last_delivery`] asks.
     ///
     /// # Cancel safety
     /// As [`Engine::ingest`].
     pub async fn deliver(
         &self,
         org: &str,
+        hooks: &str,
         json: Bytes,
         headers: Vec<String>,
         events_max: usize,
@@ -299,7 +301,7 @@ impl Engine {
                 .iter()
                 .any(is_kept)
                 .then(|| StateChange {
-                    key: hook_key(org),
+                    key: hook_key(hooks),
                     value: Some(now.seconds.to_be_bytes().to_vec()),
                 })
                 .into_iter()

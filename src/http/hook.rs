@@ -224,7 +224,7 @@ impl Hooks {
             .ok_or_else(|| later("the journal is being opened"))?;
         let headers = kept_headers(self.texts(&parts.headers), &self.options.kept_headers);
         let delivered = engine
-            .deliver(org, body, headers, self.options.events_max)
+            .deliver(org, &hook.org, body, headers, self.options.events_max)
             .await
             .map_err(|error| not_taken(&error))?;
         judge(&delivered)?;
