@@ -240,17 +240,16 @@ impl Hooks {
         let Some(org) = org else {
             return Ok(all.iter().collect());
         };
-        let unknown = |problem: String| refused(StatusCode::NOT_FOUND, problem);
-        let resolved = self
-            .known
-            .resolve(org)
-            .map_err(|error| unknown(error.to_string()))?;
+        // Who asks may be anybody, so which orgs there are is not told.
+        let unknown = || {
+            let problem = format!("no event hook is set up for {org:?}");
+            refused(StatusCode::NOT_FOUND, problem)
+        };
+        let resolved = self.known.resolve(org).map_err(|_other| unknown())?;
         let found = all
             .iter()
             .find(|hook| hook.org == resolved || hook.org.is_empty());
-        found
-            .map(|hook| vec![hook])
-            .ok_or_else(|| unknown(format!("no event hook is set up for {resolved}")))
+        found.map(|hook| vec![hook]).ok_or_else(unknown)
     }
 
     /// Those of some orgs whose secret the delivery holds.
