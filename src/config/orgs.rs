@@ -5,8 +5,9 @@
 //! readable at the start, so that a slip of the pen is not found out by the first failure.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use super::secret::Secret;
+use super::secret::{Secret, UnreadableSecret};
 use super::sources::{Origin, is_host};
 use super::value::quoted;
 use super::{Config, OktaConfig, Reader};
@@ -33,9 +34,15 @@ pub struct HookSecrets {
 }
 
 impl HookSecrets {
-    /// Those that are valid now.
-    pub fn valid(&self) -> impl Iterator<Item = &Secret> {
-        [&self.current, &self.previous].into_iter().flatten()
+    /// Those that are valid now. A previous one whose file is gone or empty is none: so it is taken
+    /// away while the service runs.
+    pub fn valid(&self) -> impl Iterator<Item = Result<Arc<str>, UnreadableSecret>> {
+        let read = |secret: &Option<Secret>| secret.as_ref().map(Secret::read);
+        let is_there = |read: &Result<_, UnreadableSecret>| {
+            read.as_ref().err().is_none_or(|error| !error.is_gone())
+        };
+        let current = read(&self.current).into_iter();
+        current.chain(read(&self.previous).filter(is_there))
     }
 }
 

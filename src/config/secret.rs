@@ -39,6 +39,17 @@ pub enum UnreadableSecret {
     TooLarge { path: PathBuf, bytes: u64 },
 }
 
+impl UnreadableSecret {
+    /// Whether there is none at its place.
+    pub(super) fn is_gone(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Empty { .. } => true,
+            Self::TooLarge { .. } => false,
+        }
+    }
+}
+
 impl Secret {
     pub fn of_text(text: &str) -> Self {
         Self(Arc::new(Place::Text(text.into())))
