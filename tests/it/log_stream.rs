@@ -92,7 +92,7 @@ async fn the_org_of_records_is_the_call_s() {
         .await
         .unwrap();
     accepted(&taken.into_inner().results);
-    check(&server, &[given.clone()], "beta.okta.com").await;
+    check(&server, std::slice::from_ref(&given), "beta.okta.com").await;
 }
 
 #[tokio::test]

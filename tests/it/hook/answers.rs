@@ -1,5 +1,7 @@
 //! What is answered to what is no delivery: verifications, other methods, other paths.
 
+use provident::wire::v1;
+
 use crate::fixtures::{envelope, mixed};
 use crate::harness::{ORG, Server};
 use crate::hook::{PATH, SECRET, hooked, kept, request, send, url};
@@ -60,8 +62,13 @@ async fn other_methods_and_paths_are_told_so() {
 async fn without_a_secret_nothing_listens() {
     let server = Server::start().await;
     assert_eq!(server.addresses.http, "");
-    let intakes: Vec<_> = server.sources().await.iter().map(|s| s.intake()).collect();
-    assert_eq!(intakes, [provident::wire::v1::Intake::Grpc]);
+    let intakes: Vec<_> = server
+        .sources()
+        .await
+        .iter()
+        .map(v1::Source::intake)
+        .collect();
+    assert_eq!(intakes, [v1::Intake::Grpc]);
 }
 
 #[tokio::test]
