@@ -443,6 +443,18 @@ mod tests {
     }
 
     #[test]
+    fn the_request_for_all_that_concerns_provisioning_is_short_enough_for_any_proxy() {
+        let (prefixes, names) = crate::domain::catalogue::Catalogue::embedded().coverage();
+        let query = LogQuery {
+            filter: filter_of_types(prefixes.iter().map(String::as_str), names),
+            events_max: 1000,
+        };
+        let request = query.since(Timestamp::default());
+        // Some stop at 4 KiB, and a link has its place beside the filter.
+        assert!(request.len() < 3072, "{} bytes: {request}", request.len());
+    }
+
+    #[test]
     fn headers_say_the_limit_and_the_time() {
         let mut headers = HeaderMap::new();
         assert_eq!(rate_limit(&headers), None);
