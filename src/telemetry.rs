@@ -244,8 +244,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// The store's own lines, which mean nothing to who runs the service unless something is wrong.
-const QUIET: &str = "fjall=warn,lsm_tree=warn";
+/// Libraries' own lines: the store's mean nothing to who runs the service unless something is wrong,
+/// and what is wrong with a certificate is told by whoever asked.
+const QUIET: &str = "fjall=warn,lsm_tree=warn,rustls_platform_verifier=off";
 
 /// Starts logging to standard error. What `level` says of a module counts over what we say.
 ///

@@ -33,6 +33,9 @@ pub enum UnreadableSecret {
         path: PathBuf,
         source: std::io::Error,
     },
+    /// A pipe would hold up whoever reads it.
+    #[error("{} is no file", .path.display())]
+    NotAFile { path: PathBuf },
     #[error("{} is empty", .path.display())]
     Empty { path: PathBuf },
     #[error("{} is larger than any secret: {bytes} bytes", .path.display())]
@@ -45,7 +48,7 @@ impl UnreadableSecret {
         match self {
             Self::Unreadable { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             Self::Empty { .. } => true,
-            Self::TooLarge { .. } => false,
+            Self::NotAFile { .. } | Self::TooLarge { .. } => false,
         }
     }
 }
@@ -92,7 +95,13 @@ fn read_file(path: &Path) -> Result<String, UnreadableSecret> {
         path: path.to_owned(),
         source,
     };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+    let metadata = std::fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(UnreadableSecret::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    let bytes = metadata.len();
     if bytes > FILE_BYTES_MAX {
         return Err(UnreadableSecret::TooLarge {
             path: path.to_owned(),
@@ -148,6 +157,10 @@ mod tests {
         assert!(matches!(
             secret.read(),
             Err(UnreadableSecret::Unreadable { .. })
+        ));
+        assert!(matches!(
+            Secret::of_file(dir.path()).read(),
+            Err(UnreadableSecret::NotAFile { .. })
         ));
         std::fs::write(&path, " \n").unwrap();
         assert!(matches!(secret.read(), Err(UnreadableSecret::Empty { .. })));

@@ -400,7 +400,7 @@ fn a_way_in_says_what_it_lacks() {
     check(
         "",
         &[HOOK, ("PROVIDENT_HOOK_SECRET_FILE", "/dev/null")],
-        &["/dev/null is empty", "is set, and hook.secret too"],
+        &["/dev/null is no file", "is set, and hook.secret too"],
     );
     check(
         "",

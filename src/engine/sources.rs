@@ -127,9 +127,13 @@ impl Source {
         telemetry::source_failed(self.intake.name(), &self.org);
     }
 
-    /// Something is to be known that is no failure of the source.
+    /// Something is to be known that is no failure of the source; a failure counts over it.
     pub fn noted(&self, error: String) {
-        self.status().last_error = Some((self.clock.now(), error));
+        let now = self.clock.now();
+        let mut status = self.status();
+        if status.failing_since.is_none() {
+            status.last_error = Some((now, error));
+        }
     }
 
     pub fn goes_on(&self, at: Timestamp) {
@@ -204,9 +208,10 @@ impl Sources {
         let now = self.clock.now();
         let status = source.status();
         let longer = |since: Timestamp, than: Duration| age(since, now) >= than;
-        if status
-            .failing_since
-            .is_some_and(|since| longer(since, self.limits.failing_after))
+        // Up to the last failure: a hook of which nothing is heard since one bad delivery is not
+        // failing.
+        if let (Some(since), Some((last, _))) = (status.failing_since, &status.last_error)
+            && age(since, *last) >= self.limits.failing_after
         {
             return SourceState::Failing;
         }
@@ -247,9 +252,12 @@ mod tests {
             sources.judge(&poll)
         };
         poll.failed("no route".into());
+        poll.noted("a stranger".into());
+        assert_eq!(poll.snapshot().last_error.unwrap().1, "no route");
         assert_eq!(after(299), SourceState::Well);
+        assert_eq!(after(1), SourceState::Well, "it failed once");
         poll.failed("still none".into());
-        assert_eq!(after(1), SourceState::Failing);
+        assert_eq!(after(0), SourceState::Failing);
         poll.took(&[]);
         assert_eq!(after(3299), SourceState::Well);
         poll.took(&[]);

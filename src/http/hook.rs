@@ -240,10 +240,12 @@ impl Hooks {
         let Some(org) = org else {
             return Ok(all.iter().collect());
         };
-        // Who asks may be anybody, so which orgs there are is not told.
+        // Who asks may be anybody: which orgs there are is not told, nor kept what was asked for.
         let unknown = || {
-            let problem = format!("no event hook is set up for {org:?}");
-            refused(StatusCode::NOT_FOUND, problem)
+            refused(
+                StatusCode::NOT_FOUND,
+                "no event hook is set up under this path",
+            )
         };
         let resolved = self.known.resolve(org).map_err(|_other| unknown())?;
         let found = all

@@ -154,7 +154,6 @@ fn published(text: &str) -> Published {
     }
 }
 
-/// Of `key: value` headers those that may be kept.
 /// What is kept of a delivery's headers, each `name: value`: those that tell something, and those of
 /// `more` that hold no secret.
 pub fn kept_headers(headers: Vec<String>, more: &[String]) -> Vec<String> {

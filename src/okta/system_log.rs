@@ -334,7 +334,9 @@ fn rate_limit(headers: &HeaderMap) -> Option<RateLimit> {
     (limit > 0).then_some(RateLimit {
         limit,
         remaining: u32::try_from(number("x-rate-limit-remaining")?).ok()?,
-        reset: i64::try_from(number("x-rate-limit-reset")?).ok()?,
+        reset: i64::try_from(number("x-rate-limit-reset")?)
+            .ok()
+            .filter(|reset| Timestamp::SECONDS.contains(reset))?,
     })
 }
 
@@ -477,6 +479,8 @@ mod tests {
             refusal(StatusCode::TOO_MANY_REQUESTS, &headers, String::new()),
             FetchError::Throttled
         ));
+        headers.insert("x-rate-limit-reset", "9223372036854775807".parse().unwrap());
+        assert_eq!(rate_limit(&headers), None);
         headers.insert("x-rate-limit-limit", "0".parse().unwrap());
         assert_eq!(rate_limit(&headers), None);
         assert!(matches!(

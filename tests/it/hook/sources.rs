@@ -125,6 +125,13 @@ async fn a_delivery_that_comes_to_nothing_is_told_until_one_works() {
     assert!(source.last_error.contains("JSON"), "{source:?}");
     assert!(source.last_error_time.is_some());
 
+    // One that is bad is not failing: it goes on for as long as is set.
+    eventually("a failing source", async || {
+        send(&server, &authentic("no JSON")).await;
+        let state = hook_source(&server).await.state();
+        (state == SourceState::Failing).then_some(())
+    })
+    .await;
     not_well(&server, SourceState::Failing, "FAILING").await;
     deliver(&server, &mixed(1, 1)).await;
     let source = hook_source(&server).await;
