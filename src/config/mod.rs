@@ -110,8 +110,9 @@ section! {
         /// few, an ingress keeps some tens.
         connections_max: u32 = 256,
         /// How long a client may take to send a request's head, and a connection may be idle. Default
-        /// 10s.
-        head_timeout: Duration = Duration::from_secs(10),
+        /// 2s, so that those who take every connection and send nothing keep Okta out for less than
+        /// the 3 s that it waits.
+        head_timeout: Duration = Duration::from_secs(2),
     }
 }
 
