@@ -57,14 +57,15 @@ impl<'de> Deserialize<'de> for Key<'de> {
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a member's name")
             }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(text)))
+            fn visit_borrowed_bytes<E>(self, text: &'de [u8]) -> Result<Key<'de>, E> {
+                Ok(Key(String::from_utf8_lossy(text)))
             }
-            fn visit_str<E>(self, text: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(text.to_owned())))
+            fn visit_bytes<E>(self, text: &[u8]) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(String::from_utf8_lossy(text).into_owned())))
             }
         }
-        deserializer.deserialize_str(KeyVisitor)
+        // As bytes, because a name too may hold half a character.
+        deserializer.deserialize_bytes(KeyVisitor)
     }
 }
 
@@ -189,6 +190,17 @@ mod tests {
         assert_eq!(text_of("0").as_deref(), Some("0"));
         assert_eq!(text_of("null"), None);
         assert_eq!(text_of("{\"a\": [1]}").as_deref(), Some("{\"a\": [1]}"));
+    }
+
+    #[test]
+    fn half_a_character_in_a_name_is_replaced_too() {
+        let json = r#"{"a":1,"\ud800":2,"b\n":3}"#;
+        let mut names = Vec::new();
+        each_field(json, |name, _| names.push(name.to_owned())).unwrap();
+        assert_eq!(names.len(), 3);
+        assert!(names[1].contains('\u{fffd}'), "{names:?}");
+        assert_eq!(names[2], "b\n");
+        assert_eq!(text_map(serde_json::from_str(json).unwrap()).len(), 3);
     }
 
     #[test]

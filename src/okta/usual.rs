@@ -215,6 +215,8 @@ mod tests {
             r#","target":{"id":"1"}"#,
             r#","target":[null]"#,
             r#","outcome":{"reason":"\ud800"}"#,
+            r#","outcome":{"\ud800":1}"#,
+            r#","\ud800":1"#,
             r#","debugContext":{"debugData":{"n":1}}"#,
             r#","debugContext":{"debugData":"""#,
             r#","outcome":["FAILURE","Unauthorized"]"#,
@@ -235,7 +237,7 @@ mod tests {
         #[test]
         fn both_readers_agree(
             members in proptest::collection::vec(
-                "\"(uuid|eventType|published|version|target|actor|outcome|client|debugContext|transaction|x)\":(null|0|\"a\"|\"2026-01-02T03:04:05Z\"|\\[\\]|\\[\"a\",\"b\"\\]|\\[\\[\"1\",null,null,\"t\",null\\]\\]|\\[\\{\"id\":\"1\",\"type\":null\\},\\{\"id\":2\\}\\]|\\{\"id\":\"1\",\"debugData\":\\{\"a\":\"b\"\\}\\}|\\{\"result\":\"\\\\ud83d\"\\}|\\{\"detailEntry\":\\{\"k\":[1n\"]\\}\\})",
+                "\"(uuid|eventType|published|version|target|actor|outcome|client|debugContext|transaction|x)\":(null|0|\"a\"|\"2026-01-02T03:04:05Z\"|\\[\\]|\\[\"a\",\"b\"\\]|\\[\\[\"1\",null,null,\"t\",null\\]\\]|\\[\\{\"id\":\"1\",\"type\":null\\},\\{\"id\":2\\}\\]|\\{\"id\":\"1\",\"debugData\":\\{\"a\":\"b\"\\}\\}|\\{\"result\":\"\\\\ud83d\"\\}|\\{\"detailEntry\":\\{\"k\":[1n\"]\\}\\}|\\{\"\\\\ud800\":1\\})",
                 0..8,
             ),
         ) {
