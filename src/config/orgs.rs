@@ -359,6 +359,10 @@ impl Reader {
 
     fn readable(&mut self, at: &Origin, path: &str, secret: Option<&Secret>) {
         if let Some(Err(error)) = secret.map(Secret::read) {
+            // It is taken away when the change is over, and that is no reason not to start.
+            if error.is_gone() && path.contains("previous") {
+                return;
+            }
             let cause = std::error::Error::source(&error)
                 .map(|cause| format!(": {cause}"))
                 .unwrap_or_default();

@@ -31,6 +31,9 @@ const KEY: &[u8] = b"poll/";
 /// How long a request that is under way at a stop is waited for.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
+/// How often Okta has to refuse a place before it counts as lost.
+const REFUSALS_MAX: u32 = 3;
+
 /// The longest wait that somebody between us and Okta may ask for.
 const ASKED_WAIT_MAX: Duration = Duration::from_mins(10);
 
@@ -61,9 +64,10 @@ pub struct PollOptions {
 struct PollState {
     /// Path and query of the page that comes next; empty: none was given yet.
     next: String,
-    /// The filter that `next` was asked with.
-    filter: String,
-    /// When the newest event was published that was read, in seconds since 1970.
+    /// What `next` was asked with.
+    query: LogQuery,
+    /// Up to where the log was read, in seconds since 1970: when the newest event was published, or
+    /// from when on nothing had come.
     newest: Option<i64>,
     /// When an event came last.
     last_event: Option<i64>,
@@ -84,6 +88,8 @@ pub struct Poller {
     state: PollState,
     /// Failures since the last page.
     failures: u32,
+    /// How often the request was refused since something else came of it.
+    refusals: u32,
 }
 
 /// What comes after a page or a failure.
@@ -110,6 +116,7 @@ impl Poller {
             options,
             state: PollState::default(),
             failures: 0,
+            refusals: 0,
         }
     }
 
@@ -148,21 +155,19 @@ impl Poller {
         let seconds = |seconds| Timestamp { seconds, nanos: 0 };
         self.source
             .restore(self.state.last_event.map(seconds), self.state.last_gap);
-        let filter = &self.options.query.filter;
-        if !self.state.next.is_empty() && self.state.filter != *filter {
+        if !self.state.next.is_empty() && self.state.query != self.options.query {
+            // The link says both.
             tracing::warn!(
                 org,
-                "the filter has changed: going on from the newest event, what it would have let through \
-                 before that is not fetched"
+                "the filter or the pages' size has changed: going on from the newest event; what another \
+                 filter would have let through before that is not fetched"
             );
             self.state.next = String::new();
         }
-        self.state.filter.clone_from(filter);
+        self.state.query = self.options.query.clone();
         if self.state.next.is_empty() {
-            let since = self.beginning();
-            let from = format_time(since).unwrap_or_default();
+            let from = format_time(self.beginning()).unwrap_or_default();
             tracing::info!(org, from, "polling the System Log");
-            self.state.next = self.options.query.since(since);
         } else {
             tracing::info!(org, "polling the System Log from where it was left");
         }
@@ -184,13 +189,20 @@ impl Poller {
 
     async fn poll(&mut self, stop: &CancellationToken) -> anyhow::Result<Step> {
         // A kill must not forget what counts against the rate limit.
+        let before = self.state.pace.clone();
         self.state.pace.sent();
         if let Err(error) = self.engine.keep_state(vec![self.change(&self.state)]).await {
+            self.state.pace = before;
             self.source.failed(error.to_string());
             return Ok(self.after_refusal(&error, stop).await);
         }
         let now = self.clock.now();
-        let fetching = self.log.fetch(&self.state.next, now);
+        let beginning = self.beginning();
+        let request = match self.state.next.as_str() {
+            "" => self.options.query.since(beginning),
+            next => next.to_owned(),
+        };
+        let fetching = self.log.fetch(&request, now);
         let too_late = async {
             stop.cancelled().await;
             tokio::time::sleep(STOP_GRACE).await;
@@ -213,7 +225,7 @@ impl Poller {
         let answer = page.as_ref().map_or_else(answer_name, |_| "page");
         telemetry::polled(&self.options.org, answer);
         match page {
-            Ok(page) => self.take(page, stop).await,
+            Ok(page) => self.take(page, beginning, stop).await,
             Err(error) => {
                 let asked = retry_after.unwrap_or_default().min(ASKED_WAIT_MAX);
                 Ok(Step::Wait(self.failed(error).max(asked)))
@@ -222,12 +234,19 @@ impl Poller {
     }
 
     /// Writes a page with the place of the next one.
-    async fn take(&mut self, page: LogPage, stop: &CancellationToken) -> anyhow::Result<Step> {
+    async fn take(
+        &mut self,
+        page: LogPage,
+        beginning: Timestamp,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Step> {
         let LogPage { body, events, next } = page;
         let now = self.clock.now().seconds;
         let full = events >= self.options.query.events_max as usize;
         let mut state = self.state.clone();
         state.next = next;
+        // Where a place that is lost later begins anew, if no event comes until then.
+        state.newest = state.newest.or(Some(beginning.seconds));
         if events > 0 {
             state.last_event = Some(now);
         }
@@ -248,6 +267,7 @@ impl Poller {
                 Ok(ingested) => {
                     self.source.took(&ingested);
                     self.failures = 0;
+                    self.refusals = 0;
                     self.state = state;
                     let wait = if full {
                         Duration::ZERO
@@ -297,14 +317,12 @@ impl Poller {
 
     /// Notes a failure, and says how long to wait.
     fn failed(&mut self, error: FetchError) -> Duration {
-        let is_expired = matches!(
+        let is_refused = matches!(
             &error,
-            FetchError::Refused {
-                status: 400 | 404 | 410,
-                ..
-            }
-        ) && self.state.next.contains("after=");
-        if is_expired {
+            FetchError::Refused { status: 400 | 404 | 410, text } if !text.is_empty()
+        );
+        self.refusals = if is_refused { self.refusals + 1 } else { 0 };
+        if self.refusals >= REFUSALS_MAX && !self.state.next.is_empty() {
             self.begin_anew(&error);
         }
         // The window's end is waited for; nothing is wrong.
@@ -345,12 +363,13 @@ impl Poller {
             %error,
             newest_read = gap.from.map(text),
             resumed = text(gap.resumed),
-            "Okta no longer takes the stored place in the System Log: reading begins anew, and events that \
-             it stored late in between may be missing"
+            "Okta no longer takes the stored place in the System Log: reading begins anew, and what Okta \
+             no longer keeps is missing"
         );
         self.source.has_gap(gap);
         self.state.last_gap = Some(gap);
-        self.state.next = self.options.query.since(since);
+        self.state.next = String::new();
+        self.refusals = 0;
     }
 
     /// A wait that doubles with each failure, half of it at random.

@@ -18,8 +18,8 @@ use crate::domain::event::Timestamp;
 /// The scope that reading the System Log needs.
 const SCOPE: &str = "okta.logs.read";
 
-/// For how long an assertion is valid, in seconds. Okta allows an hour; five minutes forgive clocks
-/// that differ by as much.
+/// For how long an assertion is valid, in seconds. Okta allows an hour; five minutes forgive a clock
+/// that is behind by as much. When it was made is not said, so one that is ahead is forgiven too.
 const ASSERTION_SECONDS: i64 = 300;
 
 /// How long before its end a token is renewed, in seconds: enough for some failed attempts.
@@ -70,7 +70,6 @@ struct Claims<'a> {
     iss: &'a str,
     sub: &'a str,
     aud: &'a str,
-    iat: i64,
     exp: i64,
     jti: String,
 }
@@ -223,7 +222,6 @@ fn assertion(
         iss: client_id,
         sub: client_id,
         aud: audience,
-        iat: now.seconds,
         exp: now.seconds + ASSERTION_SECONDS,
         jti: uuid::Uuid::new_v4().to_string(),
     };

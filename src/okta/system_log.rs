@@ -5,6 +5,7 @@
 //! only its path and query are used: the login never goes to another host than the configured
 //! one. Redirects are not followed either. When to ask is the poller's to decide, not ours.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::{self, HeaderMap};
 use reqwest::{StatusCode, Url};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use super::log_event::format_time;
 use super::login::{Login, LoginError};
@@ -63,7 +64,8 @@ pub enum FetchError {
     /// The login is not taken, or it may not read the System Log.
     #[error("{status}: {text}")]
     Denied { status: u16, text: String },
-    /// The request is not taken: its filter, or the place that it goes on from.
+    /// The request is not taken: its filter, or the place that it goes on from. Without a text it is
+    /// not Okta who says so.
     #[error("{status}: {text}")]
     Refused { status: u16, text: String },
     #[error("{status}: {text}")]
@@ -97,7 +99,7 @@ impl From<FetchError> for Fetched {
 }
 
 /// Which events are asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogQuery {
     /// In Okta's filter language; empty: all of them.
     pub filter: String,
@@ -249,7 +251,7 @@ impl SystemLog {
                     FetchError::NotAPage(format!("it is larger than {} bytes", self.page_bytes_max))
                 }
             })?;
-        let events = count(body.clone()).await?;
+        let (body, events) = count(body).await?;
         let next = self.next_link(headers)?;
         Ok(LogPage { body, events, next })
     }
@@ -368,13 +370,22 @@ pub(super) async fn body(
     Ok(body.freeze())
 }
 
-/// How many elements the page has. It is a millisecond's work for each mebibyte.
-async fn count(body: Bytes) -> Result<usize, FetchError> {
+/// The page as text, and how many elements it has. It is a millisecond's work for each mebibyte.
+async fn count(body: Bytes) -> Result<(Bytes, usize), FetchError> {
     let counted = tokio::task::spawn_blocking(move || {
-        serde_json::from_slice::<Vec<IgnoredAny>>(&body).map(|events| events.len())
+        let body = match String::from_utf8_lossy(&body) {
+            Cow::Borrowed(_) => body,
+            // One event that holds no text must not take its neighbours along.
+            Cow::Owned(mended) => {
+                tracing::warn!("a page of the System Log was no UTF-8, what is none is replaced");
+                Bytes::from(mended)
+            }
+        };
+        let events = serde_json::from_slice::<Vec<IgnoredAny>>(&body)?.len();
+        Ok::<_, serde_json::Error>((body, events))
     });
     match counted.await {
-        Ok(Ok(events)) => Ok(events),
+        Ok(Ok(counted)) => Ok(counted),
         Ok(Err(error)) => Err(FetchError::NotAPage(format!("no JSON array: {error}"))),
         Err(error) => Err(FetchError::NotAPage(error.to_string())),
     }
