@@ -92,7 +92,7 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(
         DELIVERIES,
         Unit::Count,
-        "Requests to the event hook endpoint, by HTTP status"
+        "Deliveries to the event hook endpoint, by HTTP status"
     );
     describe_histogram!(
         DELIVERY,

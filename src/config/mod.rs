@@ -26,6 +26,9 @@ use self::sources::{Given, Origin, Sources};
 pub use self::value::{ByteSize, InvalidByteSize};
 use self::value::{Value, choice, quoted};
 
+/// How long Okta waits for an event hook's answer.
+const OKTA_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Variables that are shorter than their option's name makes them.
 pub const SHORT: [(&str, &str); 4] = [
     ("PROVIDENT_DATA_DIR", "journal.data_dir"),
@@ -131,7 +134,7 @@ section! {
         /// File with the secret before. Default none.
         previous_secret_file: Option<PathBuf> = None,
         /// Name of the header that holds the secret. Default Authorization.
-        header: HeaderName = HeaderName("Authorization".to_owned()),
+        header: HeaderName = HeaderName(axum::http::header::AUTHORIZATION),
         /// Names of further headers of a delivery that are kept with failed group pushes, with commas
         /// between. Default none: Content-Type, Date and User-Agent. Never the secret's,
         /// Authorization or Cookie.
@@ -139,8 +142,9 @@ section! {
         /// Bytes of the largest delivery taken. Default 8MiB. Okta documents no limit; its events are a
         /// few kilobytes.
         body_bytes_max: ByteSize = ByteSize::mib(8),
-        /// Events in one delivery. Default 1000.
-        events_per_delivery_max: u32 = 1000,
+        /// Events in one delivery; Okta does not send those of a larger one again. Default 10000, which
+        /// no body of the default size has. Okta documents no limit.
+        events_per_delivery_max: u32 = 10_000,
         /// How long a delivery may take before it is answered with 503, so that Okta tries again.
         /// Default 2s. Okta itself waits for 3 s.
         answer_timeout: Duration = Duration::from_secs(2),
@@ -369,24 +373,17 @@ impl LogLevel {
 
 /// The name of an HTTP header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeaderName(String);
-
-impl HeaderName {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
+pub struct HeaderName(pub axum::http::HeaderName);
 
 impl Value for HeaderName {
     fn read(text: &str) -> Result<Self, String> {
-        match axum::http::HeaderName::from_bytes(text.as_bytes()) {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err(_no_name) => Err("must be the name of an HTTP header".to_owned()),
-        }
+        axum::http::HeaderName::from_bytes(text.as_bytes())
+            .map(Self)
+            .map_err(|_no_name| "must be the name of an HTTP header".to_owned())
     }
 
     fn toml(&self) -> String {
-        quoted(&self.0)
+        quoted(self.0.as_str())
     }
 }
 
@@ -405,7 +402,7 @@ impl Value for HeaderNames {
     }
 
     fn toml(&self) -> String {
-        let names: Vec<_> = self.0.iter().map(HeaderName::as_str).collect();
+        let names: Vec<_> = self.0.iter().map(|name| name.0.as_str()).collect();
         quoted(&names.join(","))
     }
 }
@@ -546,6 +543,12 @@ impl fmt::Display for InvalidConfig {
 }
 
 impl Config {
+    /// Whether event hooks are set up, so that their endpoint listens.
+    pub fn takes_hooks(&self) -> bool {
+        let mut of_orgs = self.orgs.iter().map(|org| &org.hook);
+        of_orgs.any(|hook| hook.current.is_some()) || self.hook_of_any_org.current.is_some()
+    }
+
     /// Reads the file that flags or environment name, the environment and the flags.
     pub fn load(flags: Flags) -> Result<Loaded, InvalidConfig> {
         Reader::new(Sources::read(flags, sources::environment())).config()
@@ -793,12 +796,11 @@ impl Reader {
                 );
             }
         }
-        let addresses = [
-            ("grpc.addr", grpc.addr),
-            ("http.addr", config.http.addr),
-            ("admin.addr", config.admin.addr),
-        ];
-        for (index, (path, addr)) in addresses.into_iter().enumerate() {
+        let mut addresses = vec![("grpc.addr", grpc.addr), ("admin.addr", config.admin.addr)];
+        if config.takes_hooks() {
+            addresses.push(("http.addr", config.http.addr));
+        }
+        for (index, (path, addr)) in addresses.iter().copied().enumerate() {
             let same = addresses[..index].iter().find(|(_, other)| *other == addr);
             if let Some((other, _)) = same
                 && addr.port() != 0
@@ -860,10 +862,13 @@ impl Reader {
 
     /// What the ways in need of their numbers.
     fn check_intakes(&mut self, config: &Config) {
-        let has_hook = |org: &OrgConfig| org.hook.current.is_some();
-        if (config.hook_of_any_org.current.is_some() || config.orgs.iter().any(has_hook))
-            && !config.http.addr.ip().is_loopback()
-        {
+        let answer_timeout = config.hook.answer_timeout;
+        if answer_timeout >= OKTA_PATIENCE {
+            let origin = self.origin("hook.answer_timeout");
+            let problem = "must be shorter than the 3 s that Okta waits";
+            self.problem(&origin, "hook.answer_timeout", problem);
+        }
+        if config.takes_hooks() && !config.http.addr.ip().is_loopback() {
             self.warnings.push(format!(
                 "the event hook endpoint at {} speaks plain HTTP: put an ingress with TLS before it",
                 config.http.addr
@@ -888,6 +893,7 @@ impl Reader {
             ("poll.interval", config.poll.interval),
             ("poll.request_timeout", config.poll.request_timeout),
             ("poll.retry_delay", config.poll.retry_delay),
+            ("poll.retry_delay_max", config.poll.retry_delay_max),
             ("sources.failing_after", config.sources.failing_after),
         ] {
             if duration.is_zero() {

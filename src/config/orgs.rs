@@ -146,8 +146,27 @@ struct Login {
 }
 
 impl Reader {
-    /// Makes the orgs of `[[orgs]]` and the short forms.
+    /// Makes the orgs of `[[orgs]]` and the short forms, and looks whether they are polled where they
+    /// are.
     pub(super) fn join_orgs(&mut self, config: &mut Config, okta: OktaConfig) {
+        self.make_orgs(config, okta);
+        for org in &config.orgs {
+            let host = org.api.as_ref().map(|api| host_of(&api.url));
+            let Some(host) = host.filter(|host| !is_loopback(host)) else {
+                continue;
+            };
+            let mut names = std::iter::once(&org.name).chain(&org.aliases);
+            if !names.any(|name| name.eq_ignore_ascii_case(&host)) {
+                self.warnings.push(format!(
+                    "{} is polled at {host}, which is none of its names: is that its URL? If so, add it \
+                     to its `aliases`",
+                    org.name
+                ));
+            }
+        }
+    }
+
+    fn make_orgs(&mut self, config: &mut Config, okta: OktaConfig) {
         let entries = self.sources.orgs.clone();
         let mut orgs: Vec<_> = entries.into_iter().map(|entry| self.org(entry)).collect();
         let hook = &config.hook;

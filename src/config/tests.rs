@@ -343,6 +343,7 @@ fn short_forms_set_one_org_up() {
     assert!(hooked.orgs.is_empty() && hooked.hook_of_any_org.current.is_some());
 
     let named = config("[[orgs]]\nname = 'b.okta.com'", &[URL, TOKEN, HOOK]);
+    assert!(named.warnings[0].contains("b.okta.com is polled at acme.okta.com"));
     let org = &named.orgs[0];
     assert!(org.name == "b.okta.com" && org.api.is_some() && org.hook.current.is_some());
 }
@@ -465,8 +466,19 @@ fn limits_of_the_ways_in_are_checked() {
     );
     check(
         "[http]\naddr = '127.0.0.1:9090'",
+        &[HOOK],
+        &["http.addr: is the same as admin.addr"],
+    );
+    check("[http]\naddr = '127.0.0.1:9090'", &[], &[]);
+    check(
+        "[hook]\nanswer_timeout = '3s'",
         &[],
-        &["the same as http.addr"],
+        &["shorter than the 3 s"],
+    );
+    check(
+        "[poll]\nretry_delay_max = '0s'",
+        &[],
+        &["longer than nothing"],
     );
     let open = load("[http]\naddr = '0.0.0.0:8080'", &[HOOK], &[]).unwrap();
     assert_eq!(open.config.warnings.len(), 1, "{:?}", open.config.warnings);

@@ -307,19 +307,14 @@ impl Engine {
                 .into_iter()
                 .collect()
         };
-        let delivered = self
-            .take_in(org, vec![input], Intake::EventHook, events_max, state)
-            .await?;
-        self.keep_rejects(Intake::EventHook, org, &delivered).await;
-        Ok(delivered)
+        self.take_in(org, vec![input], Intake::EventHook, events_max, state)
+            .await
     }
 
     /// When an event of an org came by its hooks the last time that one was kept.
     pub async fn last_delivery(&self, org: &str) -> Result<Option<Timestamp>, ReadError> {
-        let key = hook_key(org);
-        let stored = self.0.journal.state(&key).await?;
-        let value = stored.into_iter().find(|(found, _)| *found == key);
-        let seconds = value.and_then(|(_, value)| value.try_into().ok().map(i64::from_be_bytes));
+        let value = self.state_of(&hook_key(org)).await?;
+        let seconds = value.and_then(|value| value.try_into().ok().map(i64::from_be_bytes));
         Ok(seconds.map(|seconds| Timestamp { seconds, nanos: 0 }))
     }
 
@@ -337,11 +332,8 @@ impl Engine {
         // The page's bytes are bounded: what is in it can't be asked for in smaller pieces.
         let events_max = usize::MAX;
         let input = Input::Json(body);
-        let paged = self
-            .take_in(org, vec![input], Intake::SystemLog, events_max, state)
-            .await?;
-        self.keep_rejects(Intake::SystemLog, org, &paged).await;
-        Ok(paged)
+        self.take_in(org, vec![input], Intake::SystemLog, events_max, state)
+            .await
     }
 
     /// Writes state alone, durably.
@@ -349,9 +341,11 @@ impl Engine {
         self.0.writer.append(Vec::new(), state).await.map(drop)
     }
 
-    /// The state's keys with a prefix and their values.
-    pub async fn state(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
-        self.0.journal.state(prefix).await
+    /// The value of a key of the state.
+    pub async fn state_of(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        let stored = self.0.journal.state(key).await?;
+        let found = stored.into_iter().find(|(found, _)| found == key);
+        Ok(found.map(|(_, value)| value))
     }
 
     async fn take_in(
@@ -369,6 +363,12 @@ impl Engine {
         let _room = self.0.intake.take(bytes)?;
         let mut taken = self.prepare(org, inputs, bytes, intake, events_max).await?;
         let state = state(&taken);
+        // Before the place of a page is written, behind which nobody looks again.
+        let no_events = taken.iter().filter_map(|taken| {
+            let rejection = taken.outcome.as_ref().err()?;
+            Some((taken.uuid.as_str(), rejection, &taken.raw))
+        });
+        self.keep_rejects(intake, org, no_events).await;
         let prepared: Vec<_> = taken
             .iter_mut()
             .filter_map(|taken| taken.outcome.as_mut().ok()?.prepared.take())
@@ -409,6 +409,13 @@ impl Engine {
         for event in &ingested {
             count(intake, &event.outcome);
         }
+        let conflicts = ingested.iter().filter_map(|event| match &event.outcome {
+            Outcome::Rejected(rejection @ Rejection::Conflict { .. }) => {
+                Some((event.uuid.as_str(), rejection, &event.raw))
+            }
+            _ => None,
+        });
+        self.keep_rejects(intake, org, conflicts).await;
         Ok(ingested)
     }
 
@@ -443,24 +450,42 @@ impl Engine {
             })
     }
 
-    /// Logs and keeps what a hook or a poll brought and was no event: nobody can be told.
-    async fn keep_rejects(&self, intake: Intake, org: &str, ingested: &[Ingested]) {
-        let rejects: Vec<_> = ingested
-            .iter()
-            .filter_map(|event| match &event.outcome {
-                Outcome::Rejected(rejection) => Some(Reject {
-                    time: self.0.clock.now(),
-                    intake,
-                    org: org.to_owned(),
-                    uuid: event.uuid.clone(),
-                    field: rejection.field(),
-                    reason: rejection.to_string(),
-                    raw: event.raw.clone(),
-                }),
-                _ => None,
-            })
-            .collect();
-        self.0.rejects.keep(rejects).await;
+    /// Logs and keeps what a hook or a poll brought and was no event: nobody can be told. Who sends by
+    /// gRPC is.
+    async fn keep_rejects(
+        &self,
+        intake: Intake,
+        org: &str,
+        rejected: impl Iterator<Item = (&str, &Rejection, &Bytes)> + Send,
+    ) {
+        if intake == Intake::Grpc {
+            return;
+        }
+        let time = self.0.clock.now();
+        let reject = |(uuid, rejection, raw): (&str, &Rejection, &Bytes)| Reject {
+            time,
+            intake,
+            org: org.to_owned(),
+            uuid: uuid.to_owned(),
+            field: rejection.field(),
+            reason: rejection.to_string(),
+            raw: raw.clone(),
+        };
+        self.0.rejects.keep(rejected.map(reject).collect()).await;
+    }
+
+    /// Logs and keeps what was refused as a whole, and does not come again.
+    pub async fn reject(&self, intake: Intake, org: &str, reason: String, raw: Bytes) {
+        let reject = Reject {
+            time: self.0.clock.now(),
+            intake,
+            org: org.to_owned(),
+            uuid: String::new(),
+            field: String::new(),
+            reason,
+            raw,
+        };
+        self.0.rejects.keep(vec![reject]).await;
     }
 
     /// Opens a stream.

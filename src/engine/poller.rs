@@ -142,9 +142,7 @@ impl Poller {
     /// Goes on where the process before ended, or begins.
     async fn restore(&mut self) -> anyhow::Result<()> {
         let org = self.options.org.clone();
-        let stored = self.engine.state(&key(&org)).await?;
-        let stored = stored.into_iter().find(|(found, _)| *found == key(&org));
-        if let Some((_, value)) = stored {
+        if let Some(value) = self.engine.state_of(&key(&org)).await? {
             // What another version wrote and this one can't read is as good as nothing: it reads
             // from the beginning again, and what is known is kept once.
             self.state = serde_json::from_slice(&value).unwrap_or_else(|error| {

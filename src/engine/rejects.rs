@@ -108,8 +108,10 @@ impl Place {
             .lock()
             .expect("nothing panics while it is held");
         let path = self.dir.join(NAME);
+        let half = usize::try_from(self.bytes_max / 2).unwrap_or(usize::MAX);
         let mut lines = Vec::new();
         for reject in rejects {
+            let before = lines.len();
             let raw = &reject.raw[..reject.raw.len().min(RAW_BYTES_MAX)];
             let line = Line {
                 time: format_time(reject.time).unwrap_or_default(),
@@ -123,13 +125,16 @@ impl Place {
             };
             serde_json::to_writer(&mut lines, &line)?;
             lines.push(b'\n');
+            if lines.len() > half {
+                // Whole lines alone, so that each can be read.
+                lines.truncate(before);
+                break;
+            }
         }
         let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         if size > 0 && size + lines.len() as u64 > self.bytes_max / 2 {
             fs::rename(&path, self.dir.join(OLD_NAME))?;
         }
-        let half = usize::try_from(self.bytes_max / 2).unwrap_or(usize::MAX);
-        lines.truncate(half);
         OpenOptions::new()
             .create(true)
             .append(true)

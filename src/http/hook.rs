@@ -1,7 +1,7 @@
 //! The event hook endpoint: Okta's verification, and its deliveries.
 //!
 //! - 204 only when the events are durable, and always an answer well inside the 3 s that Okta waits.
-//! - 4xx only where trying again can't help, since Okta never does after one; else 503.
+//! - 4xx only where trying again can't help, since Okta never does after one; else 5xx.
 //! - The secret is compared in constant time, before a byte of the body is read; two are valid while
 //!   it is changed.
 //!
@@ -19,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::config::HookSecrets;
 use crate::domain::event::Intake;
@@ -27,7 +28,7 @@ use crate::engine::writer::AppendError;
 use crate::engine::{EngineSlot, IngestError, Ingested, Outcome};
 use crate::okta::group_push_failed::kept_headers;
 use crate::okta::input;
-use crate::okta::org::{OrgError, Orgs};
+use crate::okta::org::Orgs;
 use crate::telemetry;
 
 /// The header by which Okta asks, once, whether the endpoint wants its events.
@@ -38,6 +39,9 @@ const CHALLENGE_BYTES_MAX: usize = 1024;
 
 /// How long who can be served later is to wait; Okta itself tries again at once.
 const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Room for bodies is counted in units of this many bytes, since a semaphore counts to 2^32.
+const PERMIT_BYTES: usize = 1024;
 
 /// An org's hooks.
 #[derive(Clone, Debug)]
@@ -51,17 +55,21 @@ pub struct HookOrg {
 #[derive(Clone, Debug)]
 pub struct HookOptions {
     pub orgs: Vec<HookOrg>,
-    /// The name of the header that holds the secret.
-    pub header: String,
+    /// The header that holds the secret.
+    pub header: HeaderName,
     /// Headers that are kept beside the usual ones.
     pub kept_headers: Vec<String>,
     pub body_bytes_max: usize,
+    /// Of all deliveries that are being read together.
+    pub bodies_bytes_max: usize,
     pub events_max: usize,
     pub answer_timeout: Duration,
 }
 
 #[derive(Debug)]
 struct Hooks {
+    /// Room for bodies, in units of [`PERMIT_BYTES`].
+    bodies: Semaphore,
     options: HookOptions,
     known: Orgs,
     engine: EngineSlot,
@@ -70,12 +78,13 @@ struct Hooks {
 
 /// The hook address's routes.
 pub fn hooks(options: HookOptions, known: Orgs, engine: EngineSlot, sources: Sources) -> Router {
-    let any = get(verify).post(deliver_any);
-    let one = get(verify).post(deliver_one);
+    let any = get(verify_any).post(deliver_any);
+    let one = get(verify_one).post(deliver_one);
     Router::new()
         .route("/hooks/okta", any)
         .route("/hooks/okta/{org}", one)
         .with_state(Arc::new(Hooks {
+            bodies: Semaphore::new(options.bodies_bytes_max.div_ceil(PERMIT_BYTES)),
             options,
             known,
             engine,
@@ -88,12 +97,22 @@ pub fn hooks(options: HookOptions, known: Orgs, engine: EngineSlot, sources: Sou
 struct Refused {
     status: StatusCode,
     problem: String,
+    /// What is lost by it for good, and so kept as a reject, as far as it was read.
+    lost: Option<Bytes>,
 }
 
 fn refused(status: StatusCode, problem: impl Into<String>) -> Refused {
     Refused {
         status,
         problem: problem.into(),
+        lost: None,
+    }
+}
+
+fn too_large(problem: impl Into<String>, lost: Bytes) -> Refused {
+    Refused {
+        lost: Some(lost),
+        ..refused(StatusCode::PAYLOAD_TOO_LARGE, problem)
     }
 }
 
@@ -118,28 +137,16 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Gives the challenge back. It asks for no secret: what comes back is what was sent.
-async fn verify(headers: HeaderMap) -> Response {
-    let challenge = headers
-        .get(CHALLENGE)
-        .filter(|value| value.len() <= CHALLENGE_BYTES_MAX)
-        .and_then(|value| value.to_str().ok());
-    let Some(challenge) = challenge else {
-        return refused(
-            StatusCode::BAD_REQUEST,
-            format!(
-                "the header {CHALLENGE} is missing or no text: this is where Okta's event hooks go"
-            ),
-        )
-        .into_response();
-    };
-    tracing::info!("an event hook was verified");
-    let answer = serde_json::json!({ "verification": challenge });
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        answer.to_string(),
-    )
-        .into_response()
+async fn verify_any(State(hooks): State<Arc<Hooks>>, headers: HeaderMap) -> Response {
+    hooks.verify(None, &headers).into_response()
+}
+
+async fn verify_one(
+    State(hooks): State<Arc<Hooks>>,
+    Path(org): Path<String>,
+    headers: HeaderMap,
+) -> Response {
+    hooks.verify(Some(&org), &headers).into_response()
 }
 
 async fn deliver_any(State(hooks): State<Arc<Hooks>>, request: Request) -> Response {
@@ -155,6 +162,29 @@ async fn deliver_one(
 }
 
 impl Hooks {
+    /// Gives the challenge back, under a path that deliveries are taken at. It asks for no secret:
+    /// what comes back is what was sent.
+    fn verify(&self, org: Option<&str>, headers: &HeaderMap) -> Result<Response, Refused> {
+        self.of_path(org)?;
+        let challenge = headers
+            .get(CHALLENGE)
+            .filter(|value| value.len() <= CHALLENGE_BYTES_MAX)
+            .and_then(|value| value.to_str().ok())
+            .ok_or_else(|| {
+                refused(
+                    StatusCode::BAD_REQUEST,
+                    format!(
+                        "the header {CHALLENGE} is missing or no text: this is where Okta's event \
+                         hooks go"
+                    ),
+                )
+            })?;
+        tracing::debug!("an event hook was verified");
+        let answer = serde_json::json!({ "verification": challenge });
+        let content = [(header::CONTENT_TYPE, "application/json")];
+        Ok((content, answer.to_string()).into_response())
+    }
+
     async fn answer(&self, org: Option<&str>, request: Request) -> Response {
         let started = Instant::now();
         let mut source = None;
@@ -165,13 +195,13 @@ impl Hooks {
             .unwrap_or_else(|_elapsed| Err(later("the delivery could not be kept in time")));
         let response = match result {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
-            Err(refused) => {
-                tracing::warn!(
-                    status = refused.status.as_u16(),
-                    problem = refused.problem,
-                    "an event hook's delivery was refused"
-                );
+            Err(mut refused) => {
                 self.note(source.as_deref(), &refused);
+                if let (Some(lost), Some(engine)) = (refused.lost.take(), self.engine.get()) {
+                    let org = source.as_ref().map_or("", |source| &source.org);
+                    let reason = refused.problem.clone();
+                    engine.reject(Intake::EventHook, org, reason, lost).await;
+                }
                 refused.into_response()
             }
         };
@@ -179,17 +209,25 @@ impl Hooks {
         response
     }
 
-    /// Tells the sources. Who does not know the secret could be anybody, so that is no failure.
+    /// Tells the sources and the log. Who does not know the secret could be anybody, so that is no
+    /// failure, and must not fill the log.
     fn note(&self, source: Option<&Source>, refused: &Refused) {
-        let text = format!("{}: {}", refused.status.as_u16(), refused.problem);
-        match source {
-            Some(source) => source.failed(text),
-            None => {
-                for source in self.sources.all() {
-                    if source.intake == Intake::EventHook {
-                        source.noted(text.clone());
-                    }
-                }
+        let (status, problem) = (refused.status.as_u16(), &refused.problem);
+        let text = format!("{status}: {problem}");
+        if let Some(source) = source {
+            tracing::warn!(
+                org = source.org,
+                status,
+                problem,
+                "an event hook's delivery was refused"
+            );
+            source.failed(text);
+            return;
+        }
+        tracing::debug!(status, problem, "a stranger's delivery was refused");
+        for source in self.sources.all() {
+            if source.intake == Intake::EventHook {
+                source.noted(text.clone());
             }
         }
     }
@@ -206,7 +244,7 @@ impl Hooks {
         if let [only] = allowed[..] {
             *source = self.sources.find(Intake::EventHook, &only.org);
         }
-        let body = self.body(&parts.headers, body).await?;
+        let (body, _room) = self.body(&parts.headers, body).await?;
         if allowed.len() > 1 {
             allowed = vec![self.by_source(&allowed, &body)?];
         }
@@ -224,9 +262,15 @@ impl Hooks {
             .ok_or_else(|| later("the journal is being opened"))?;
         let headers = kept_headers(self.texts(&parts.headers), &self.options.kept_headers);
         let delivered = engine
-            .deliver(org, &hook.org, body, headers, self.options.events_max)
+            .deliver(
+                org,
+                &hook.org,
+                body.clone(),
+                headers,
+                self.options.events_max,
+            )
             .await
-            .map_err(|error| not_taken(&error))?;
+            .map_err(|error| not_taken(&error, body))?;
         judge(&delivered)?;
         if let Some(source) = source {
             source.took(&delivered);
@@ -308,16 +352,9 @@ impl Hooks {
 
     /// The one of some orgs that the envelope names.
     fn by_source<'a>(&self, allowed: &[&'a HookOrg], body: &Bytes) -> Result<&'a HookOrg, Refused> {
-        let source = input::envelope_source(body);
-        let named = source.map_or_else(
-            || {
-                Err(OrgError::Ambiguous {
-                    known: String::new(),
-                })
-            },
-            |source| self.known.resolve(&source),
-        );
-        let org = named.ok().and_then(|named| {
+        let named =
+            input::envelope_source(body).and_then(|source| self.known.resolve(&source).ok());
+        let org = named.and_then(|named| {
             let is_it = |org: &&&HookOrg| org.org == named;
             allowed.iter().find(is_it).copied()
         });
@@ -330,41 +367,51 @@ impl Hooks {
         })
     }
 
-    async fn body(&self, headers: &HeaderMap, body: Body) -> Result<Bytes, Refused> {
+    /// Reads the body, if it is not too large and there is room for it; the room is held with it.
+    async fn body(
+        &self,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<(Bytes, SemaphorePermit<'_>), Refused> {
         let bytes_max = self.options.body_bytes_max;
-        let too_large = || {
-            refused(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                format!("the delivery is larger than {bytes_max} bytes"),
-            )
+        let over = || {
+            let problem = format!("the delivery is larger than {bytes_max} bytes");
+            too_large(problem, Bytes::new())
         };
         let declared = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if declared.is_some_and(|bytes| bytes > bytes_max) {
-            return Err(too_large());
+            return Err(over());
         }
-        axum::body::to_bytes(body, bytes_max)
+        // What says no length may have any.
+        let permits = declared.unwrap_or(bytes_max).div_ceil(PERMIT_BYTES);
+        let all = self.options.bodies_bytes_max.div_ceil(PERMIT_BYTES);
+        let permits = u32::try_from(permits.min(all)).unwrap_or(u32::MAX);
+        let room = self
+            .bodies
+            .try_acquire_many(permits)
+            .map_err(|_taken| later("too many deliveries at once"))?;
+        let body = axum::body::to_bytes(body, bytes_max)
             .await
             .map_err(|error| {
                 let mut cause: Option<&dyn std::error::Error> = Some(&error);
                 while let Some(error) = cause {
                     if error.is::<http_body_util::LengthLimitError>() {
-                        return too_large();
+                        return over();
                     }
                     cause = error.source();
                 }
                 later("the delivery broke off")
-            })
+            })?;
+        Ok((body, room))
     }
 
     /// The headers as texts, without the one that holds the secret.
     fn texts(&self, headers: &HeaderMap) -> Vec<String> {
-        let is_secret =
-            |name: &HeaderName| name.as_str().eq_ignore_ascii_case(&self.options.header);
         headers
             .iter()
-            .filter(|(name, _)| !is_secret(name))
+            .filter(|(name, _)| **name != self.options.header)
             .filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?)))
             .collect()
     }
@@ -389,9 +436,9 @@ fn judge(delivered: &[Ingested]) -> Result<(), Refused> {
     }
 }
 
-fn not_taken(error: &IngestError) -> Refused {
+fn not_taken(error: &IngestError, body: Bytes) -> Refused {
     let status = match error {
-        IngestError::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        IngestError::TooMany { .. } => return too_large(error.to_string(), body),
         IngestError::Org(_) => StatusCode::BAD_REQUEST,
         IngestError::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         IngestError::Append(
@@ -484,14 +531,16 @@ mod tests {
         };
         let options = HookOptions {
             orgs: vec![org],
-            header: "authorization".to_owned(),
+            header: header::AUTHORIZATION,
             kept_headers: Vec::new(),
             body_bytes_max: 1 << 20,
+            bodies_bytes_max: 1 << 24,
             events_max: 10,
             answer_timeout: Duration::from_secs(2),
         };
         let sources = [(Intake::EventHook, String::new())];
         let hooks = Hooks {
+            bodies: Semaphore::new(1 << 14),
             options,
             known: Orgs::default(),
             engine: slot,

@@ -1,6 +1,6 @@
 //! An HTTP/1 server with bounds: connections, and how long a client may take over a request's head.
 //!
-//! At a stop it takes no new connection, and lets those that are answering finish.
+//! At a stop it takes no new connection, and lets those that are answering finish in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub struct HttpLimits {
     pub connections_max: usize,
     /// For a request's head, and between two requests.
     pub head_timeout: Duration,
+    /// For those that are under way at a stop.
+    pub stop_timeout: Duration,
 }
 
 /// Serves until told to stop, then what is under way.
@@ -61,7 +63,8 @@ pub async fn serve(
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // What is still open then has sent no request, or reads no answer.
+    let _ = tokio::time::timeout(limits.stop_timeout, graceful.shutdown()).await;
 }
 
 async fn accept(

@@ -3,7 +3,6 @@
 //! Also whether they are well, looked at again and again and told to health, metrics and the log.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -82,23 +81,40 @@ impl Intakes {
 }
 
 /// The ways in that are set up.
-pub(super) fn sources(config: &Config, orgs: &Orgs, clock: Clock) -> anyhow::Result<Sources> {
-    let mut all = vec![(Intake::Grpc, String::new())];
-    for hook in hook_options(config, orgs)?
-        .iter()
-        .flat_map(|hooks| &hooks.orgs)
-    {
-        all.push((Intake::EventHook, hook.org.clone()));
-    }
-    for org in config.orgs.iter().filter(|org| org.api.is_some()) {
-        all.push((Intake::SystemLog, orgs.resolve(&org.name)?));
-    }
+pub(super) fn sources(
+    config: &Config,
+    hooks: Option<&HookOptions>,
+    logs: &[(String, SystemLog)],
+    clock: Clock,
+) -> Sources {
+    let hooks = hooks.iter().flat_map(|hooks| &hooks.orgs);
+    let all = std::iter::once((Intake::Grpc, String::new()))
+        .chain(hooks.map(|hook| (Intake::EventHook, hook.org.clone())))
+        .chain(logs.iter().map(|(org, _)| (Intake::SystemLog, org.clone())));
     let silent_after = config.sources.silent_after;
     let limits = SourceLimits {
         failing_after: config.sources.failing_after,
         silent_after: (!silent_after.is_zero()).then_some(silent_after),
     };
-    Ok(Sources::new(all, limits, clock))
+    Sources::new(all, limits, clock)
+}
+
+/// The orgs whose System Log is polled, each with the client that asks for it.
+pub(super) fn system_logs(
+    config: &Config,
+    orgs: &Orgs,
+) -> anyhow::Result<Vec<(String, SystemLog)>> {
+    let poll = &config.poll;
+    let mut logs = Vec::new();
+    for org in &config.orgs {
+        if let Some(api) = org.api.clone() {
+            let bytes_max = poll.page_bytes_max.as_usize();
+            let log = SystemLog::new(api, poll.request_timeout, bytes_max)
+                .with_context(|| format!("the System Log of {}", org.name))?;
+            logs.push((orgs.resolve(&org.name)?, log));
+        }
+    }
+    Ok(logs)
 }
 
 /// The event hook endpoint, if it is set up.
@@ -122,21 +138,23 @@ pub(super) fn hook_options(config: &Config, orgs: &Orgs) -> anyhow::Result<Optio
     let kept = hook.kept_headers.0.iter();
     Ok((!hooks.is_empty()).then(|| HookOptions {
         orgs: hooks,
-        header: hook.header.as_str().to_owned(),
-        kept_headers: kept.map(|name| name.as_str().to_owned()).collect(),
+        header: hook.header.0.clone(),
+        kept_headers: kept.map(|name| name.0.to_string()).collect(),
         body_bytes_max: hook.body_bytes_max.as_usize(),
+        bodies_bytes_max: config.ingest.queue_bytes_max.as_usize(),
         events_max: hook.events_per_delivery_max as usize,
         answer_timeout: hook.answer_timeout,
     }))
 }
 
-/// The pollers of the orgs that have an API to ask.
+/// The pollers of the System Logs.
 pub(super) fn pollers(
     config: &Config,
+    logs: Vec<(String, SystemLog)>,
     engine: &Engine,
     sources: &Sources,
     clock: &Clock,
-) -> anyhow::Result<Vec<Poller>> {
+) -> Vec<Poller> {
     let poll = &config.poll;
     let filter = if !poll.filter.is_empty() {
         poll.filter.clone()
@@ -146,18 +164,12 @@ pub(super) fn pollers(
         let (prefixes, names) = Catalogue::embedded().coverage();
         filter_of_types(prefixes.iter().map(String::as_str), names)
     };
-    let mut pollers = Vec::new();
-    for source in sources.all() {
-        if source.intake != Intake::SystemLog {
-            continue;
-        }
-        let is_it = |org: &&config::OrgConfig| org.name.eq_ignore_ascii_case(&source.org);
-        let org = config.orgs.iter().find(is_it);
-        let api = org.and_then(|org| org.api.clone());
-        let api = api.context("a source of the System Log has its org's API")?;
-        let log = SystemLog::new(api, poll.request_timeout, poll.page_bytes_max.as_usize())?;
+    let poller = |(org, log): (String, SystemLog)| {
+        let source = sources
+            .find(Intake::SystemLog, &org)
+            .expect("the sources were made of the same logs");
         let options = PollOptions {
-            org: source.org.clone(),
+            org,
             query: LogQuery {
                 filter: filter.clone(),
                 events_max: poll.page_events_max,
@@ -170,16 +182,9 @@ pub(super) fn pollers(
             retry_delay_max: poll.retry_delay_max,
         };
         let random = || uuid::Uuid::new_v4().as_u64_pair().0;
-        pollers.push(Poller::new(
-            engine.clone(),
-            log,
-            Arc::clone(source),
-            clock.clone(),
-            random,
-            options,
-        ));
-    }
-    Ok(pollers)
+        Poller::new(engine.clone(), log, source, clock.clone(), random, options)
+    };
+    logs.into_iter().map(poller).collect()
 }
 
 /// Lets the hooks' sources go on from what was known before a restart; pollers do so themselves.

@@ -22,7 +22,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::intakes::{Intakes, hook_options, pollers, restore, sources, spawn_source_watch};
+use self::intakes::{
+    Intakes, hook_options, pollers, restore, sources, spawn_source_watch, system_logs,
+};
 use crate::config::{self, Config, JournalConfig};
 use crate::domain::classify::Classifier;
 use crate::domain::classify::rules::{self, InvalidRules};
@@ -43,6 +45,9 @@ use crate::okta::org::Orgs;
 use crate::shutdown::Tasks;
 use crate::telemetry;
 
+/// How much longer than an answer may take its connection is waited for at a stop.
+const HTTP_STOP_MARGIN: Duration = Duration::from_millis(250);
+
 /// How long a last scrape may take after the stop.
 const ADMIN_GRACE: Duration = Duration::from_millis(250);
 
@@ -54,7 +59,9 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let preparation = Arc::new(prepare(&config)?);
     let clock = Clock::system();
-    let sources = sources(&config, &preparation.orgs, clock.clone())?;
+    let hooks = hook_options(&config, &preparation.orgs)?;
+    let logs = system_logs(&config, &preparation.orgs)?;
+    let sources = sources(&config, hooks.as_ref(), &logs, clock.clone());
     let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
     let grpc_listener = listen("grpc.addr", config.grpc.addr).await?;
     let admin_listener = listen("admin.addr", config.admin.addr).await?;
@@ -82,7 +89,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let served = router.serve_with_incoming_shutdown(incoming, grpc_stop.clone().cancelled_owned());
     tasks.spawn("grpc", async move { Ok(served.await?) });
     let intakes = Intakes::new();
-    let http_addr = match hook_options(&config, &preparation.orgs)? {
+    let http_addr = match hooks {
         Some(options) => {
             let orgs = preparation.orgs.clone();
             let router = http::hook::hooks(options, orgs, slot.clone(), sources.clone());
@@ -117,7 +124,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     grpc::set_serving(&health, true).await;
     serving.send_replace(true);
     spawn_source_watch(&mut tasks, sources.clone(), health.clone());
-    for poller in pollers(&config, &engine, &sources, &clock)? {
+    for poller in pollers(&config, logs, &engine, &sources, &clock) {
         intakes.spawn(&mut tasks, "poller", |stop| poller.run(stop));
     }
     tell_serving(&engine, grpc_addr);
@@ -311,6 +318,7 @@ async fn spawn_http(
     let limits = HttpLimits {
         connections_max: config.http.connections_max as usize,
         head_timeout: config.http.head_timeout,
+        stop_timeout: config.hook.answer_timeout + HTTP_STOP_MARGIN,
     };
     intakes.spawn(tasks, "event hooks", |stop| async move {
         http::serve::serve(listener, router, limits, stop).await;

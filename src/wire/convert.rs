@@ -50,7 +50,6 @@ pub fn duration(duration: Duration) -> prost_types::Duration {
     }
 }
 
-/// Takes a timestamp of years 1 to 9999, which is what the message type allows.
 pub fn intake(intake: Intake) -> v1::Intake {
     match intake {
         Intake::Grpc => v1::Intake::Grpc,
@@ -59,6 +58,7 @@ pub fn intake(intake: Intake) -> v1::Intake {
     }
 }
 
+/// Takes a timestamp of years 1 to 9999, which is what the message type allows.
 pub fn read_timestamp(field: &str, time: prost_types::Timestamp) -> Result<Timestamp, FieldError> {
     let in_range = Timestamp::SECONDS.contains(&time.seconds);
     match u32::try_from(time.nanos) {

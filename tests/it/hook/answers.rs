@@ -29,6 +29,16 @@ async fn a_verification_gets_its_challenge_back_on_either_path() {
 }
 
 #[tokio::test]
+async fn a_path_at_which_nothing_is_taken_is_not_verified() {
+    let server = hooked(&format!("[[orgs]]\nname = '{ORG}'\n")).await;
+    let header = ("Authorization", SECRET);
+    let good = hook_verify(&url(&server, &format!("{PATH}/{ORG}")), header).await;
+    assert!(good.verified);
+    let slip = hook_verify(&url(&server, "/hooks/okta/acme.okat.com"), header).await;
+    assert!(!slip.verified, "its deliveries would all be refused");
+}
+
+#[tokio::test]
 async fn other_methods_and_paths_are_told_so() {
     let server = hooked("").await;
     let body = envelope(ORG, &mixed(0, 2));

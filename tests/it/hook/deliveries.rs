@@ -59,14 +59,23 @@ async fn what_was_answered_204_survives_a_kill_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_delivery_has_a_thousand_events_and_no_more() {
-    let server = hooked("").await;
+async fn a_delivery_has_as_many_events_as_are_set_and_no_more() {
+    let server = hooked("[hook]\nevents_per_delivery_max = 1000\n").await;
     let events = mixed(0, 1001);
     let answer = send(&server, &good(&events)).await;
     assert_eq!(answer.status, 413, "{answer:?}");
     assert_eq!(kept(&server).await.len(), 0);
     deliver(&server, &events[..1000]).await;
     assert_eq!(kept(&server).await, uuids(&events[..1000]));
+    // Okta does not send it again, so it is kept aside.
+    let rejects = std::fs::read_to_string(server.data_dir().join("rejects.ndjson")).unwrap();
+    let reject: serde_json::Value = serde_json::from_str(rejects.trim()).unwrap();
+    assert!(
+        reject["reason"].as_str().unwrap().contains("1000"),
+        "{reject}"
+    );
+    let raw = reject["raw"].as_str().unwrap();
+    assert!(raw.contains(&events[0].uuid) && raw.len() == 64 * 1024);
 }
 
 #[tokio::test]

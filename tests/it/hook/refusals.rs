@@ -250,7 +250,8 @@ async fn a_body_that_does_not_end_is_answered_before_okta_gives_up() {
 
 #[tokio::test]
 async fn who_knows_no_secret_is_refused_before_the_body_is_read() {
-    let server = hooked("[hook]\nanswer_timeout = '1h'\n").await;
+    // Later it would be 503.
+    let server = hooked("[hook]\nanswer_timeout = '2900ms'\n").await;
     let whole = delivery(PATH, "guess", ORG, &mixed(0, 2));
     let mut stream = begin(&server, &whole[..whole.len() - 1]).await;
     let answer = read_answer(&mut stream).await.expect("an answer");

@@ -184,6 +184,9 @@ async fn a_secret_is_changed_while_deliveries_go_on() {
     assert_eq!(deliver("second", 7).await, Some(401));
     let expected = [0, 1, 3, 4, 5, 6].map(crate::fixtures::uuid);
     assert_eq!(kept(&server).await, expected);
+    // What was taken away for good is no reason not to start.
+    let server = server.restart().await;
+    until(&server, "third", 204).await;
 }
 
 #[tokio::test]
