@@ -21,6 +21,9 @@ const OLD_NAME: &str = "rejects.old.ndjson";
 /// Bytes of what was received that one line has at the most.
 const RAW_BYTES_MAX: usize = 64 * 1024;
 
+/// Rejects of one delivery or page that have a line each in the log.
+const LOGGED_MAX: usize = 10;
+
 /// Something that was no event.
 #[derive(Debug)]
 pub struct Reject {
@@ -78,7 +81,8 @@ impl RejectFile {
 
     /// Logs and keeps some. What can't be written is logged, and holds nothing up.
     pub async fn keep(&self, rejects: Vec<Reject>) {
-        for reject in &rejects {
+        let more = rejects.len().saturating_sub(LOGGED_MAX);
+        for reject in rejects.iter().take(LOGGED_MAX) {
             tracing::error!(
                 intake = reject.intake.name(),
                 org = reject.org,
@@ -88,6 +92,9 @@ impl RejectFile {
                 bytes = reject.raw.len(),
                 "an event was not taken"
             );
+        }
+        if more > 0 {
+            tracing::error!(more, "further events were not taken");
         }
         let Some(place) = self.0.clone().filter(|_| !rejects.is_empty()) else {
             return;

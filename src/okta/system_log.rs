@@ -62,18 +62,29 @@ pub enum FetchError {
     #[error("429: too many requests of the org at once")]
     Crowded,
     /// The login is not taken, or it may not read the System Log.
-    #[error("{status}: {text}")]
+    #[error("{}", said(*status, text))]
     Denied { status: u16, text: String },
     /// The request is not taken: its filter, or the place that it goes on from. Without a text it is
     /// not Okta who says so.
-    #[error("{status}: {text}")]
+    #[error("{}", said(*status, text))]
     Refused { status: u16, text: String },
-    #[error("{status}: {text}")]
+    #[error("{}", said(*status, text))]
     Unavailable { status: u16, text: String },
     #[error("the org can't be reached")]
     Unreachable(#[source] reqwest::Error),
     #[error("not a page of the System Log: {0}")]
     NotAPage(String),
+}
+
+/// A status and what Okta said with it; without a word of Okta's it may be somebody in between.
+fn said(status: u16, text: &str) -> String {
+    if !text.is_empty() {
+        return format!("{status}: {text}");
+    }
+    let name = StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
+    format!("{status} {}, not in Okta's words", name.unwrap_or("?"))
 }
 
 /// An answer, or that there was none; and what its headers said.
@@ -498,6 +509,16 @@ mod tests {
             refusal(StatusCode::TOO_MANY_REQUESTS, &headers, String::new()),
             FetchError::Crowded
         ));
+    }
+
+    #[test]
+    fn who_does_not_speak_as_okta_does_is_told_apart() {
+        let error = |text: &str| FetchError::Unavailable {
+            status: 302,
+            text: text.to_owned(),
+        };
+        assert_eq!(error("").to_string(), "302 Found, not in Okta's words");
+        assert_eq!(error("E1 why").to_string(), "302: E1 why");
     }
 
     #[test]
