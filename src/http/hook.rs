@@ -284,7 +284,7 @@ impl Hooks {
         let Some(org) = org else {
             return Ok(all.iter().collect());
         };
-        // Who asks may be anybody: which orgs there are is not told, nor kept what was asked for.
+        // Who asks may be anybody: no list of the orgs is given, and what was asked for is not kept.
         let unknown = || {
             refused(
                 StatusCode::NOT_FOUND,
@@ -604,6 +604,15 @@ mod tests {
             assert_eq!(status(&running.hooks, &format!("u{number}")).await, 204);
         }
         assert_eq!(running.journal.bounds().head.get(), 6);
+    }
+
+    #[tokio::test]
+    async fn bodies_that_find_no_room_are_to_come_again() {
+        let running = start().await;
+        let all = running.hooks.bodies.try_acquire_many(1 << 14).unwrap();
+        assert_eq!(status(&running.hooks, "u1").await, 503);
+        drop(all);
+        assert_eq!(status(&running.hooks, "u1").await, 204);
     }
 
     #[tokio::test(start_paused = true)]

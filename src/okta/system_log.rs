@@ -511,6 +511,21 @@ mod tests {
         ));
     }
 
+    #[tokio::test]
+    async fn bytes_that_are_no_text_harm_no_other_event() {
+        let (body, events) = count(Bytes::from_static(b"[{\"a\":\"\xff\"},{}]"))
+            .await
+            .unwrap();
+        assert_eq!(
+            (&body[..], events),
+            ("[{\"a\":\"\u{fffd}\"},{}]".as_bytes(), 2)
+        );
+        assert!(matches!(
+            count(Bytes::from_static(b"{}")).await,
+            Err(FetchError::NotAPage(_))
+        ));
+    }
+
     #[test]
     fn who_does_not_speak_as_okta_does_is_told_apart() {
         let error = |text: &str| FetchError::Unavailable {

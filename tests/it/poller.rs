@@ -220,6 +220,7 @@ async fn whatever_fails_is_tried_again_until_it_works() {
     let source = source(&server).await;
     assert_eq!(source.state(), v1::SourceState::Well);
     assert!(source.last_error.contains("403"), "{}", source.last_error);
+    assert_eq!(source.last_gap, None, "no place was lost");
 }
 
 #[tokio::test]
