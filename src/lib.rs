@@ -19,7 +19,7 @@
 //!
 //! # What is where, in reading order
 //!
-//! - [`domain`]: events, classifications, the catalogue, the rules, the filter, cursors. Pure.
+//! - [`domain`]: events, classifications, the catalogue, the rules, filters, cursors. Pure.
 //! - [`okta`]: what Okta sends, read into the domain, and the client that asks for it. [`wire`]: the
 //!   contract's messages and the layout of a record. [`journal`]: the durable log behind one trait.
 //!   None of the three names another.

@@ -2,10 +2,12 @@
 //!
 //! A filter is asked twice. [`Filter::admits_marks`] needs only what stands in a record's fixed
 //! header and turns most events away; [`Filter::admits_details`] reads the rest, and is needed
-//! only where [`Filter::needs_details`] says so. Both together decide.
+//! only where [`Filter::needs_details`] says so. Both together decide, and with them the
+//! [`Filter::expression`], which is about the event's JSON.
 
 use crate::domain::classification::{Category, Cause, Disposition, Priority, Responder, Verdict};
 use crate::domain::event::{Entity, ProvisioningEvent};
+use crate::domain::expression::Expression;
 
 /// An event type that is asked for: exactly, or everything that begins with a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ pub struct Filter {
     pub group_ids: Vec<String>,
     pub user_ids: Vec<String>,
     pub transaction_ids: Vec<String>,
+    /// Asked last, of the event's JSON, by who has it.
+    pub expression: Option<Expression>,
 }
 
 /// The verdicts that a filter without verdicts asks for.

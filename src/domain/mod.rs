@@ -9,4 +9,5 @@ pub mod classification;
 pub mod classify;
 pub mod cursor;
 pub mod event;
+pub mod expression;
 pub mod filter;

@@ -6,6 +6,7 @@
 use crate::domain::cursor::Seq;
 use crate::domain::filter::Filter;
 use crate::journal::{Direction, Journal, ReadError, ReadLimit, Record};
+use crate::okta::expression;
 use crate::wire::record::{AppendTime, RawPart, RecordError, StoredEvent};
 
 /// Bytes after which a page ends, as the contract says.
@@ -171,9 +172,14 @@ pub(super) fn parse(record: &Record) -> Result<StoredEvent, ReadError> {
 
 /// Whether a filter lets an event pass; damage names its place.
 pub(super) fn passes(event: &StoredEvent, filter: &Filter) -> Result<bool, ReadError> {
-    event
+    let passes = event
         .passes(filter)
-        .map_err(|cause| corrupt(event.seq, cause))
+        .map_err(|cause| corrupt(event.seq, cause))?;
+    Ok(passes
+        && filter
+            .expression
+            .as_ref()
+            .is_none_or(|expression| expression::holds(expression, event.raw_json())))
 }
 
 fn corrupt(seq: Seq, cause: RecordError) -> ReadError {

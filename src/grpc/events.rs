@@ -22,7 +22,6 @@ use crate::engine::sources::{Source, Sources};
 use crate::engine::subscription::{AtHead, Delivery, Ending, EventStream, OnGap};
 use crate::engine::{Engine, Ingested, List, Outcome, Start, Subscribe, Which};
 use crate::journal::Direction;
-use crate::wire::convert::FieldError;
 use crate::wire::record::RawPart;
 use crate::wire::v1::{self, ErrorReason};
 use crate::wire::{convert, page_token};
@@ -373,11 +372,6 @@ fn read_subscribe(request: v1::SubscribeRequest) -> Result<Subscribe, Status> {
 
 fn read_filter(filter: Option<v1::Filter>) -> Result<Filter, Status> {
     let filter = filter.unwrap_or_default();
-    if !filter.expression.is_empty() {
-        let problem = "expressions are not served by this version, use the other fields";
-        let error = FieldError::new("filter.expression", problem);
-        return Err(status::bad_filter(error).with_code(Code::Unimplemented));
-    }
     Ok(convert::read_filter("filter", filter).map_err(status::bad_filter)?)
 }
 

@@ -200,8 +200,12 @@ impl From<FieldError> for Refusal {
 
 /// A bad field of a filter.
 pub fn bad_filter(error: FieldError) -> Refusal {
-    Refusal::field(ErrorReason::FilterInvalid, &error.field, error.problem)
-        .with("field", error.field.clone())
+    let refusal = Refusal::field(ErrorReason::FilterInvalid, &error.field, error.problem)
+        .with("field", error.field.clone());
+    match error.column {
+        Some(column) => refusal.with("column", column.to_string()),
+        None => refusal,
+    }
 }
 
 impl From<OrgError> for Refusal {

@@ -5,6 +5,7 @@
 //! they can't use they leave in the raw JSON. `system_log` and `login` alone speak to Okta; nothing
 //! here knows gRPC or storage.
 
+pub mod expression;
 pub mod group_push_failed;
 pub mod input;
 pub mod json;

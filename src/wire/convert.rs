@@ -15,6 +15,7 @@ use crate::domain::event::{
     Delivery, Entity, GroupPushCard, Intake, Outcome, ProvisioningEvent, Published, RawOrigin,
     Reception, Timestamp, Transaction,
 };
+use crate::domain::expression::Expression;
 use crate::domain::filter::{EventTypePattern, Filter, Marks};
 use crate::wire::v1;
 
@@ -25,6 +26,8 @@ pub struct FieldError {
     /// Path of the field in the request (`filter.event_types[2]`).
     pub field: String,
     pub problem: String,
+    /// Where in an expression, counted in characters from 1.
+    pub column: Option<usize>,
 }
 
 impl FieldError {
@@ -32,6 +35,7 @@ impl FieldError {
         Self {
             field: field.into(),
             problem: problem.into(),
+            column: None,
         }
     }
 }
@@ -351,8 +355,7 @@ pub fn read_card(card: v1::GroupPushFailed) -> GroupPushCard {
     }
 }
 
-/// Reads a filter's structured fields; each bad value is named by its place below `field`. The
-/// expression is not one of them.
+/// Reads a filter; each bad value is named by its place below `field`.
 pub fn read_filter(field: &str, filter: v1::Filter) -> Result<Filter, FieldError> {
     check_size(field, &filter)?;
     let event_types = filter
@@ -409,6 +412,14 @@ pub fn read_filter(field: &str, filter: v1::Filter) -> Result<Filter, FieldError
         group_ids: filter.group_ids,
         user_ids: filter.user_ids,
         transaction_ids: filter.transaction_ids,
+        expression: match filter.expression.as_str() {
+            "" => None,
+            text => Some(Expression::parse(text).map_err(|error| FieldError {
+                field: format!("{field}.expression"),
+                column: Some(error.column),
+                problem: error.to_string(),
+            })?),
+        },
     })
 }
 
@@ -515,7 +526,10 @@ pub fn filter(filter: &Filter) -> v1::Filter {
         group_ids: filter.group_ids.clone(),
         user_ids: filter.user_ids.clone(),
         transaction_ids: filter.transaction_ids.clone(),
-        expression: String::new(),
+        expression: filter
+            .expression
+            .as_ref()
+            .map_or_else(String::new, |expression| expression.text().to_owned()),
     }
 }
 

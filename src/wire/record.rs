@@ -251,7 +251,13 @@ impl StoredEvent {
         HEADER_BYTES + self.body.len() + self.raw.len()
     }
 
-    /// Whether a filter lets the event pass; decodes the body only if the marks don't decide.
+    /// The event's JSON as it was received or built; empty if it is no text, which none is that was
+    /// stored.
+    pub fn raw_json(&self) -> &str {
+        std::str::from_utf8(&self.raw).unwrap_or_default()
+    }
+
+    /// Whether a filter's fields let the event pass, its expression apart; decodes the body only if the marks don't decide.
     pub fn passes(&self, filter: &Filter) -> Result<bool, RecordError> {
         if !filter.admits_marks(&self.marks) {
             return Ok(false);

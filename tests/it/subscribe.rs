@@ -877,21 +877,51 @@ async fn what_is_not_served_yet_says_so() {
         filter: None,
         ..by_name
     };
-    let by_expression = v1::SubscribeRequest {
+    let status = refusal(&server, by_name).await;
+    assert!(
+        matches!(status.code(), Code::Unimplemented | Code::InvalidArgument),
+        "{status:?}"
+    );
+    assert!(!status.message().is_empty());
+}
+
+#[tokio::test]
+async fn an_expression_of_okta_s_log_search_says_which_events_come() {
+    let server = Server::start().await;
+    accepted(&server.ingest(mixed(0, 80)).await);
+    let asked = |expression: &str| v1::SubscribeRequest {
         filter: Some(v1::Filter {
-            expression: "eventType sw \"application\"".to_owned(),
-            ..v1::Filter::default()
+            expression: expression.to_owned(),
+            ..everything()
         }),
-        ..following(earliest())
+        ..to_head(earliest())
     };
-    for request in [by_name, by_expression] {
-        let status = refusal(&server, request).await;
-        assert!(
-            matches!(status.code(), Code::Unimplemented | Code::InvalidArgument),
-            "{status:?}"
-        );
-        assert!(!status.message().is_empty());
-    }
+    let expression = r#"eventType eq "APPLICATION.provision.user.push" and
+        (target.displayName eq "Cloudboard 0" or debugContext.debugData.attempt eq 1)"#;
+    let mut reader = server.subscribe(asked(expression)).await.unwrap();
+    let read = reader.read_to_end().await;
+    let confirmed = read.confirmation.effective_filter.unwrap();
+    assert_eq!(confirmed.expression, expression);
+    let numbers: Vec<u64> = read
+        .events
+        .iter()
+        .map(|event| crate::fixtures::number(&event.event.as_ref().unwrap().uuid))
+        .collect();
+    let fits =
+        |number: &u64| number.is_multiple_of(8) && (number.is_multiple_of(5) || number % 3 == 1);
+    assert_eq!(numbers, (0..80).filter(fits).collect::<Vec<_>>());
+
+    let status = refusal(
+        &server,
+        asked("severity eq \"ERROR\" and outcome.result is 1"),
+    )
+    .await;
+    let metadata = refused(&status, Code::InvalidArgument, ErrorReason::FilterInvalid);
+    assert_eq!(metadata["field"], "filter.expression");
+    assert_eq!(metadata["column"], "40");
+    let deep = format!("{}severity pr{}", "(".repeat(50), ")".repeat(50));
+    let status = refusal(&server, asked(&deep)).await;
+    refused(&status, Code::InvalidArgument, ErrorReason::FilterInvalid);
 }
 
 #[tokio::test]

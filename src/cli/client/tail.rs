@@ -35,6 +35,7 @@ Examples:
   provident tail --from earliest --stop-at-head --output json --all > all.ndjson
   provident tail --security-only --application Salesforce
   provident tail --event-type 'application.provision.group_push.*' --cause duplicate,target-not-found
+  provident tail --expression 'outcome.reason co \"timeout\" and actor.id pr'
 
 Values of one option are alternatives; all options given have to hold. Options that take several may \
 be repeated or given a list with commas. When interrupted, it says the cursor to go on from.")]
@@ -106,6 +107,9 @@ struct FilterArgs {
     /// Okta's ids of transactions
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     transaction_id: Vec<String>,
+    /// An expression of Okta's log search over the event's JSON
+    #[arg(long, value_name = "EXPR")]
+    expression: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -189,7 +193,7 @@ impl FilterArgs {
             group_ids: self.group_id.clone(),
             user_ids: self.user_id.clone(),
             transaction_ids: self.transaction_id.clone(),
-            expression: String::new(),
+            expression: self.expression.clone().unwrap_or_default(),
         }
     }
 }
