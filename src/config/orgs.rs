@@ -382,10 +382,7 @@ impl Reader {
             if error.is_gone() && path.contains("previous") {
                 return;
             }
-            let cause = std::error::Error::source(&error)
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
-            self.problem(at, path, format!("{error}{cause}"));
+            self.problem(at, path, error.to_string());
         }
     }
 }

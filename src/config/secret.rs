@@ -3,6 +3,7 @@
 //! Files are looked at once a second at the most, so a secret may be asked for on every request.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,21 +18,25 @@ const FILE_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Clone)]
 pub struct Secret(Arc<Place>);
 
+/// What a file held when it was read, or why it could not be.
+type SecretText = Result<Arc<str>, UnreadableSecret>;
+
 enum Place {
     Text(Arc<str>),
     File {
         path: PathBuf,
-        last: Mutex<Option<(Instant, Arc<str>)>>,
+        last: Mutex<Option<(Instant, SecretText)>>,
     },
 }
 
 /// The secret's file can't be used now. Mend it: it is looked at again by itself.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum UnreadableSecret {
-    #[error("can't read {}", .path.display())]
+    #[error("can't read {}: {problem}", .path.display())]
     Unreadable {
         path: PathBuf,
-        source: std::io::Error,
+        kind: ErrorKind,
+        problem: String,
     },
     /// A pipe would hold up whoever reads it.
     #[error("{} is no file", .path.display())]
@@ -46,7 +51,7 @@ impl UnreadableSecret {
     /// Whether there is none at its place.
     pub(super) fn is_gone(&self) -> bool {
         match self {
-            Self::Unreadable { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Self::Unreadable { kind, .. } => *kind == ErrorKind::NotFound,
             Self::Empty { .. } => true,
             Self::NotAFile { .. } | Self::TooLarge { .. } => false,
         }
@@ -77,23 +82,27 @@ impl Secret {
             Place::Text(text) => Ok(Arc::clone(text)),
             Place::File { path, last } => {
                 let mut last = last.lock().expect("nothing panics while it is held");
-                if let Some((at, text)) = &*last
+                if let Some((at, read)) = &*last
                     && at.elapsed() < FRESH
                 {
-                    return Ok(Arc::clone(text));
+                    return read.clone();
                 }
-                let text: Arc<str> = read_file(path)?.into();
-                *last = Some((Instant::now(), Arc::clone(&text)));
-                Ok(text)
+                let read = read_file(path).map(Arc::from);
+                if let Err(error) = &read {
+                    tracing::error!(%error, "a secret can't be read");
+                }
+                *last = Some((Instant::now(), read.clone()));
+                read
             }
         }
     }
 }
 
 fn read_file(path: &Path) -> Result<String, UnreadableSecret> {
-    let unreadable = |source| UnreadableSecret::Unreadable {
+    let unreadable = |error: std::io::Error| UnreadableSecret::Unreadable {
         path: path.to_owned(),
-        source,
+        kind: error.kind(),
+        problem: error.to_string(),
     };
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
@@ -153,23 +162,18 @@ mod tests {
     fn a_file_s_secret_is_its_text_and_what_is_wrong_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
-        let secret = Secret::of_file(&path);
-        assert!(matches!(
-            secret.read(),
-            Err(UnreadableSecret::Unreadable { .. })
-        ));
+        // One that looks anew: what was read counts for a second.
+        let read = || Secret::of_file(&path).read();
+        assert!(matches!(read(), Err(UnreadableSecret::Unreadable { .. })));
         assert!(matches!(
             Secret::of_file(dir.path()).read(),
             Err(UnreadableSecret::NotAFile { .. })
         ));
         std::fs::write(&path, " \n").unwrap();
-        assert!(matches!(secret.read(), Err(UnreadableSecret::Empty { .. })));
+        assert!(matches!(read(), Err(UnreadableSecret::Empty { .. })));
         std::fs::write(&path, "x".repeat(70_000)).unwrap();
-        assert!(matches!(
-            secret.read(),
-            Err(UnreadableSecret::TooLarge { .. })
-        ));
+        assert!(matches!(read(), Err(UnreadableSecret::TooLarge { .. })));
         std::fs::write(&path, "hunter2\n").unwrap();
-        assert_eq!(&*secret.read().unwrap(), "hunter2");
+        assert_eq!(&*read().unwrap(), "hunter2");
     }
 }

@@ -274,7 +274,7 @@ impl Engine {
     ) -> Result<Vec<Ingested>, IngestError> {
         let events_max = self.0.limits.events_per_call_max;
         let inputs = collect(inputs, events_max)?;
-        self.take_in(org, inputs, intake, events_max, |_| Vec::new())
+        self.take_in(org, inputs, intake, events_max, true, |_| Vec::new())
             .await
     }
 
@@ -307,7 +307,7 @@ impl Engine {
                 .into_iter()
                 .collect()
         };
-        self.take_in(org, vec![input], Intake::EventHook, events_max, state)
+        self.take_in(org, vec![input], Intake::EventHook, events_max, true, state)
             .await
     }
 
@@ -319,7 +319,8 @@ impl Engine {
     }
 
     /// Takes in a page of the System Log, and in the same write the state that `state` makes of
-    /// the newest published time in it; also if none of its events is kept.
+    /// its events; also if none of them is kept. What is no event is kept as a reject on the first
+    /// try.
     ///
     /// # Cancel safety
     /// As [`Engine::ingest`]; events and state are written together or not at all.
@@ -327,12 +328,14 @@ impl Engine {
         &self,
         org: &str,
         body: Bytes,
+        is_first_try: bool,
         state: impl FnOnce(&[Taken]) -> Vec<StateChange> + Send,
     ) -> Result<Vec<Ingested>, IngestError> {
         // The page's bytes are bounded: what is in it can't be asked for in smaller pieces.
         let events_max = usize::MAX;
         let input = Input::Json(body);
-        self.take_in(org, vec![input], Intake::SystemLog, events_max, state)
+        let intake = Intake::SystemLog;
+        self.take_in(org, vec![input], intake, events_max, is_first_try, state)
             .await
     }
 
@@ -354,6 +357,7 @@ impl Engine {
         inputs: Vec<Input>,
         intake: Intake,
         events_max: usize,
+        is_first_try: bool,
         state: impl FnOnce(&[Taken]) -> Vec<StateChange> + Send,
     ) -> Result<Vec<Ingested>, IngestError> {
         if self.0.drain.is_cancelled() {
@@ -368,7 +372,9 @@ impl Engine {
             let rejection = taken.outcome.as_ref().err()?;
             Some((taken.uuid.as_str(), rejection, &taken.raw))
         });
-        self.keep_rejects(intake, org, no_events).await;
+        if is_first_try {
+            self.keep_rejects(intake, org, no_events).await;
+        }
         let prepared: Vec<_> = taken
             .iter_mut()
             .filter_map(|taken| taken.outcome.as_mut().ok()?.prepared.take())

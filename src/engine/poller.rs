@@ -153,15 +153,15 @@ impl Poller {
         let seconds = |seconds| Timestamp { seconds, nanos: 0 };
         self.source
             .restore(self.state.last_event.map(seconds), self.state.last_gap);
-        if !self.state.next.is_empty() && self.state.query != self.options.query {
-            // The link says both.
+        if !self.state.next.is_empty() && self.state.query.filter != self.options.query.filter {
             tracing::warn!(
                 org,
-                "the filter or the pages' size has changed: going on from the newest event; what another \
-                 filter would have let through before that is not fetched"
+                "the filter has changed: going on from the newest event, what it would have let through \
+                 before that is not fetched"
             );
             self.state.next = String::new();
         }
+        self.state.next = self.options.query.resized(&self.state.next);
         self.state.query = self.options.query.clone();
         if self.state.next.is_empty() {
             let from = format_time(self.beginning()).unwrap_or_default();
@@ -186,7 +186,10 @@ impl Poller {
     }
 
     async fn poll(&mut self, stop: &CancellationToken) -> anyhow::Result<Step> {
-        // A kill must not forget what counts against the rate limit.
+        let beginning = self.beginning();
+        // Kept from the first attempt on: while nothing works, the beginning must not move on. And a
+        // kill must not forget what counts against the rate limit.
+        self.state.newest.get_or_insert(beginning.seconds);
         let before = self.state.pace.clone();
         self.state.pace.sent();
         if let Err(error) = self.engine.keep_state(vec![self.change(&self.state)]).await {
@@ -195,7 +198,6 @@ impl Poller {
             return Ok(self.after_refusal(&error, stop).await);
         }
         let now = self.clock.now();
-        let beginning = self.beginning();
         let request = match self.state.next.as_str() {
             "" => self.options.query.since(beginning),
             next => next.to_owned(),
@@ -223,7 +225,7 @@ impl Poller {
         let answer = page.as_ref().map_or_else(answer_name, |_| "page");
         telemetry::polled(&self.options.org, answer);
         match page {
-            Ok(page) => self.take(page, beginning, stop).await,
+            Ok(page) => self.take(page, stop).await,
             Err(error) => {
                 let asked = retry_after.unwrap_or_default().min(ASKED_WAIT_MAX);
                 Ok(Step::Wait(self.failed(error).max(asked)))
@@ -232,22 +234,16 @@ impl Poller {
     }
 
     /// Writes a page with the place of the next one.
-    async fn take(
-        &mut self,
-        page: LogPage,
-        beginning: Timestamp,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Step> {
+    async fn take(&mut self, page: LogPage, stop: &CancellationToken) -> anyhow::Result<Step> {
         let LogPage { body, events, next } = page;
         let now = self.clock.now().seconds;
         let full = events >= self.options.query.events_max as usize;
         let mut state = self.state.clone();
         state.next = next;
-        // Where a place that is lost later begins anew, if no event comes until then.
-        state.newest = state.newest.or(Some(beginning.seconds));
         if events > 0 {
             state.last_event = Some(now);
         }
+        let mut is_first_try = true;
         loop {
             let written = if events == 0 && state == self.state {
                 // Nothing has come, and nothing has changed.
@@ -258,9 +254,10 @@ impl Poller {
                     vec![self.change(&state)]
                 };
                 self.engine
-                    .ingest_page(&self.options.org, body.clone(), change)
+                    .ingest_page(&self.options.org, body.clone(), is_first_try, change)
                     .await
             };
+            is_first_try = false;
             match written {
                 Ok(ingested) => {
                     self.source.took(&ingested);

@@ -840,7 +840,7 @@ async fn a_page_and_the_place_after_it_are_one_write() {
     let mut published = Vec::new();
     let taken = running
         .engine
-        .ingest_page("", page("a"), |taken| {
+        .ingest_page("", page("a"), true, |taken| {
             published.extend(taken.iter().map(|event| event.published.is_some()));
             vec![place("one")]
         })
@@ -853,7 +853,7 @@ async fn a_page_and_the_place_after_it_are_one_write() {
     let unrelated = Bytes::from_static(br#"[{"uuid":"b","eventType":"user.session.start"}]"#);
     let ingested = running
         .engine
-        .ingest_page("", unrelated, |_| vec![place("two")]);
+        .ingest_page("", unrelated, true, |_| vec![place("two")]);
     ingested.await.unwrap();
     let state = running.engine.state_of(b"place").await.unwrap();
     assert_eq!(state.as_deref(), Some(&b"two"[..]));
@@ -861,7 +861,7 @@ async fn a_page_and_the_place_after_it_are_one_write() {
     running.fault.fail_append(1, AppendFailure::StorageFull);
     let refused = running
         .engine
-        .ingest_page("", page("c"), |_| vec![place("three")]);
+        .ingest_page("", page("c"), true, |_| vec![place("three")]);
     refused.await.unwrap_err();
     let state = running.engine.state_of(b"place").await.unwrap();
     assert_eq!(state.as_deref(), Some(&b"two"[..]));

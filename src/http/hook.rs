@@ -200,7 +200,13 @@ impl Hooks {
                 if let (Some(lost), Some(engine)) = (refused.lost.take(), self.engine.get()) {
                     let org = source.as_ref().map_or("", |source| &source.org);
                     let reason = refused.problem.clone();
-                    engine.reject(Intake::EventHook, org, reason, lost).await;
+                    // The answer does not wait for a disk that hangs; what was begun goes on.
+                    let left = self
+                        .options
+                        .answer_timeout
+                        .saturating_sub(started.elapsed());
+                    let kept = engine.reject(Intake::EventHook, org, reason, lost);
+                    let _ = tokio::time::timeout(left, kept).await;
                 }
                 refused.into_response()
             }
@@ -224,7 +230,11 @@ impl Hooks {
             source.failed(text);
             return;
         }
-        tracing::debug!(status, problem, "a stranger's delivery was refused");
+        if refused.lost.is_some() {
+            tracing::warn!(status, problem, "an event hook's delivery was refused");
+        } else {
+            tracing::debug!(status, problem, "a stranger's delivery was refused");
+        }
         for source in self.sources.all() {
             if source.intake == Intake::EventHook {
                 source.noted(text.clone());
@@ -246,7 +256,11 @@ impl Hooks {
         }
         let (body, _room) = self.body(&parts.headers, body).await?;
         if allowed.len() > 1 {
-            allowed = vec![self.by_source(&allowed, &body)?];
+            let hook = self.by_source(&allowed, &body);
+            allowed = vec![hook.map_err(|refused| Refused {
+                lost: Some(body.clone()),
+                ..refused
+            })?];
         }
         let hook = allowed
             .first()
@@ -324,10 +338,8 @@ impl Hooks {
                     // All of them are compared, and digests tell nothing of how far two secrets
                     // agree.
                     Ok(secret) => is_valid |= digest(secret.as_bytes()) == given,
-                    Err(error) => {
-                        tracing::error!(org = org.org, %error, "an event hook's secret can't be read");
-                        all_were_read = false;
-                    }
+                    // Said in the log where it was read.
+                    Err(_unreadable) => all_were_read = false,
                 }
             }
             if is_valid {
@@ -388,10 +400,12 @@ impl Hooks {
         let permits = declared.unwrap_or(bytes_max).div_ceil(PERMIT_BYTES);
         let all = self.options.bodies_bytes_max.div_ceil(PERMIT_BYTES);
         let permits = u32::try_from(permits.min(all)).unwrap_or(u32::MAX);
-        let room = self
+        // Waits within the time that an answer may take.
+        let mut room = self
             .bodies
-            .try_acquire_many(permits)
-            .map_err(|_taken| later("too many deliveries at once"))?;
+            .acquire_many(permits)
+            .await
+            .expect("it is never closed");
         let body = axum::body::to_bytes(body, bytes_max)
             .await
             .map_err(|error| {
@@ -404,6 +418,9 @@ impl Hooks {
                 }
                 later("the delivery broke off")
             })?;
+        // What was not needed is given back.
+        let needed = body.len().div_ceil(PERMIT_BYTES);
+        drop(room.split(room.num_permits().saturating_sub(needed)));
         Ok((body, room))
     }
 
@@ -606,8 +623,8 @@ mod tests {
         assert_eq!(running.journal.bounds().head.get(), 6);
     }
 
-    #[tokio::test]
-    async fn bodies_that_find_no_room_are_to_come_again() {
+    #[tokio::test(start_paused = true)]
+    async fn bodies_that_find_no_room_in_time_are_to_come_again() {
         let running = start().await;
         let all = running.hooks.bodies.try_acquire_many(1 << 14).unwrap();
         assert_eq!(status(&running.hooks, "u1").await, 503);

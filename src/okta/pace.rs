@@ -84,7 +84,7 @@ impl Pace {
         let unheard = std::mem::take(&mut self.unheard);
         // Not by another end alone: nodes of a service may round it in their own ways.
         let is_over = now.seconds + self.ahead >= self.reset;
-        self.used = if is_over && reset > self.reset {
+        self.used = if is_over && reset > self.reset + MARGIN_SECONDS {
             // Another window, in which all of them may have been.
             unheard
         } else {
@@ -166,6 +166,15 @@ mod tests {
             pace.heard(Some(limit), Some(START), at(0));
         }
         assert_eq!(pace.wait(50, at(0)), Duration::from_secs(62));
+        // Also right at the end: another node may say a second more.
+        let mut pace = Pace::default();
+        for sent in 1..=4 {
+            pace.sent();
+            pace.heard(Some(said(10 - sent, 60)), Some(START), at(0));
+        }
+        pace.sent();
+        pace.heard(Some(said(5, 61)), Some(START + 60), at(60));
+        assert_eq!(pace.wait(50, at(60)), Duration::from_secs(2));
     }
 
     #[test]

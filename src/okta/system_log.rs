@@ -134,6 +134,15 @@ impl LogQuery {
         // A space is `+` in forms alone; a plus that is meant stands there as %2B.
         path_and_query(&url).replace('+', "%20")
     }
+
+    /// A link with the pages' size that is set now; its place stays what it is.
+    pub fn resized(&self, link: &str) -> String {
+        let size = |part: &str| match part.strip_prefix("limit=") {
+            Some(_) => format!("limit={}", self.events_max),
+            None => part.to_owned(),
+        };
+        link.split('&').map(size).collect::<Vec<_>>().join("&")
+    }
 }
 
 /// A filter that lets through types that begin with one of some prefixes, and some types by name.
@@ -327,8 +336,9 @@ fn refusal(status: StatusCode, headers: &HeaderMap, text: String) -> FetchError 
         403 => FetchError::Denied {
             status: code,
             text: format!(
-                "{text}: the login may not read the System Log; a service app needs the scope \
-                 okta.logs.read and an admin role"
+                "{text}{}the login may not read the System Log; a service app needs the scope \
+                 okta.logs.read and an admin role",
+                if text.is_empty() { "" } else { ": " }
             ),
         },
         400..=499 if code != 408 => FetchError::Refused { status: code, text },
@@ -456,6 +466,19 @@ mod tests {
             "/api/v1/logs?since=2026-02-02T02%3A40%3A00.000Z&sortOrder=ASCENDING&limit=1000&\
              filter=eventType%20sw%20%22app.%22%20or%20eventType%20eq%20%22a.b%22"
         );
+    }
+
+    #[test]
+    fn a_link_takes_another_size_and_keeps_its_place() {
+        let query = LogQuery {
+            filter: String::new(),
+            events_max: 500,
+        };
+        assert_eq!(
+            query.resized("/api/v1/logs?after=a&limit=1000&filter=x"),
+            "/api/v1/logs?after=a&limit=500&filter=x"
+        );
+        assert_eq!(query.resized(""), "");
     }
 
     #[test]

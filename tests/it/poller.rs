@@ -398,6 +398,34 @@ async fn an_api_token_that_was_changed_is_taken_from_its_file() {
 }
 
 #[tokio::test]
+async fn what_is_reported_while_the_first_login_fails_is_not_missed() {
+    let okta = MockOkta::start();
+    let polling = Polling::with_token(
+        &okta,
+        "[poll]\ninterval = '20ms'\nretry_delay = '5ms'\nretry_delay_max = '50ms'\n\
+         look_back = '0s'\noverlap = '0s'",
+    );
+    polling.write_secret("00wrongToken");
+    let mut server = polling.start().await;
+    eventually("a refused login", async || {
+        (okta.requests().len() > 3).then_some(())
+    })
+    .await;
+    publish(&okta, &fixtures::mixed(0, 3));
+    // The beginning is a second of the clock: let some pass, and another start.
+    let asked = okta.requests().last().unwrap().at.as_second();
+    eventually("some seconds", async || {
+        let last = okta.requests().last().unwrap().at.as_second();
+        (last > asked + 2).then_some(())
+    })
+    .await;
+    server.process.kill();
+    polling.write_secret(API_TOKEN);
+    let server = polling.start().await;
+    kept(&server, 3).await;
+}
+
+#[tokio::test]
 async fn no_more_than_the_share_of_the_rate_limit_is_used() {
     let okta = MockOkta::start_with(Settings {
         limit: 12,
