@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-/// Bytes of a text; Okta's own log search has no room for more.
+/// Bytes of a text, about a hundred conditions: each is held against every event that is read.
 const TEXT_BYTES_MAX: usize = 4096;
 /// Parentheses and `not` within each other, so that no text costs stack.
 const DEPTH_MAX: usize = 32;
