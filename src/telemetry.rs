@@ -23,6 +23,11 @@ const HEAD: &str = "provident_journal_head_sequence";
 const READERS: &str = "provident_readers";
 const STREAMED: &str = "provident_streamed_events_total";
 const REFUSED: &str = "provident_refused_calls_total";
+const SUBSCRIPTIONS: &str = "provident_subscriptions";
+const SUBSCRIPTION_LAG: &str = "provident_subscription_lag_events";
+const COMMITS: &str = "provident_subscription_commits_total";
+const FENCED: &str = "provident_subscription_fenced_readers_total";
+const EXPIRED: &str = "provident_expired_subscriptions_total";
 const DELIVERIES: &str = "provident_hook_deliveries_total";
 const DELIVERY: &str = "provident_hook_delivery_duration_seconds";
 const POLLS: &str = "provident_poll_requests_total";
@@ -89,6 +94,36 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(READERS, Unit::Count, "Open Subscribe streams");
     describe_counter!(STREAMED, Unit::Count, "Events sent on Subscribe streams");
     describe_counter!(REFUSED, Unit::Count, "Calls refused, by reason");
+    describe_gauge!(SUBSCRIPTIONS, Unit::Count, "Named subscriptions");
+    describe_gauge!(
+        SUBSCRIPTION_LAG,
+        Unit::Count,
+        "Events behind the committed place of the subscription that is furthest behind"
+    );
+    describe_counter!(COMMITS, Unit::Count, "Commits of subscriptions");
+    describe_counter!(
+        FENCED,
+        Unit::Count,
+        "Readers of a subscription that were thrown off by another reader"
+    );
+    describe_counter!(
+        EXPIRED,
+        Unit::Count,
+        "Subscriptions deleted because nobody used them"
+    );
+    describe_intakes();
+    // Known from the start, so that a rate over them is zero and not absent.
+    gauge!(QUEUE).set(0.0);
+    gauge!(READERS).set(0.0);
+    counter!(STREAMED).increment(0);
+    counter!(WRITTEN).increment(0);
+    counter!(COMMITS).increment(0);
+    counter!(FENCED).increment(0);
+    counter!(EXPIRED).increment(0);
+    Ok(handle)
+}
+
+fn describe_intakes() {
     describe_counter!(
         DELIVERIES,
         Unit::Count,
@@ -130,12 +165,6 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         Unit::Count,
         "How often a stored place in a System Log was lost, so that events may be missing"
     );
-    // Known from the start, so that a rate over them is zero and not absent.
-    gauge!(QUEUE).set(0.0);
-    gauge!(READERS).set(0.0);
-    counter!(STREAMED).increment(0);
-    counter!(WRITTEN).increment(0);
-    Ok(handle)
 }
 
 pub fn ingested(intake: &'static str, status: &'static str, events: u64) {
@@ -193,6 +222,28 @@ impl Drop for ReaderGuard {
     fn drop(&mut self) {
         gauge!(READERS).decrement(1.0);
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+pub fn subscriptions(count: usize) {
+    gauge!(SUBSCRIPTIONS).set(count as f64);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sequences far below 2^52")]
+pub fn subscription_lag(events: u64) {
+    gauge!(SUBSCRIPTION_LAG).set(events as f64);
+}
+
+pub fn committed() {
+    counter!(COMMITS).increment(1);
+}
+
+pub fn fenced() {
+    counter!(FENCED).increment(1);
+}
+
+pub fn expired() {
+    counter!(EXPIRED).increment(1);
 }
 
 pub fn streamed(events: u64) {

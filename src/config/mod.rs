@@ -334,6 +334,21 @@ section! {
 }
 
 section! {
+    /// Named subscriptions.
+    SubscriptionsConfig = "subscriptions" {
+        /// Subscriptions at a time; further ones are refused with `LIMIT_REACHED`. Default 1000.
+        subscriptions_max: u32 = 1000,
+        /// How long a subscription may be unused (nobody reads or commits) before it is deleted; 0s: for
+        /// ever. Default 90days, long after its next event was removed by retention. Its readers are
+        /// then told `SUBSCRIPTION_NOT_FOUND`.
+        expire_after: Duration = Duration::from_hours(90 * 24),
+        /// Bytes of the largest filter that is kept with a subscription. Default 64KiB. It is written
+        /// again with each commit.
+        filter_bytes_max: ByteSize = ByteSize::kib(64),
+    }
+}
+
+section! {
     /// Lists.
     ListConfig = "list" {
         /// Events that one call looks at before it gives an early page. Default 50000. Lower it if
@@ -466,6 +481,7 @@ pub struct Config {
     pub classify: ClassifyConfig,
     pub ingest: IngestConfig,
     pub subscribe: SubscribeConfig,
+    pub subscriptions: SubscriptionsConfig,
     pub list: ListConfig,
     pub shutdown: ShutdownConfig,
     pub log: LogConfig,
@@ -569,6 +585,7 @@ impl Config {
             ClassifyConfig::KEYS,
             IngestConfig::KEYS,
             SubscribeConfig::KEYS,
+            SubscriptionsConfig::KEYS,
             ListConfig::KEYS,
             ShutdownConfig::KEYS,
             LogConfig::KEYS,
@@ -715,6 +732,7 @@ impl Reader {
             classify: ClassifyConfig::read(&mut self),
             ingest: IngestConfig::read(&mut self),
             subscribe: SubscribeConfig::read(&mut self),
+            subscriptions: SubscriptionsConfig::read(&mut self),
             list: ListConfig::read(&mut self),
             shutdown: ShutdownConfig::read(&mut self),
             log: LogConfig::read(&mut self),

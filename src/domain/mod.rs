@@ -11,3 +11,4 @@ pub mod cursor;
 pub mod event;
 pub mod expression;
 pub mod filter;
+pub mod subscription;

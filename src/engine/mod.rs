@@ -7,11 +7,13 @@
 pub mod clock;
 pub mod identity;
 pub mod intake;
+pub mod places;
 pub mod poller;
 pub mod query;
 pub mod rejects;
 pub mod sources;
-pub mod subscription;
+pub mod stream;
+pub mod subscriptions;
 pub mod tail;
 pub mod writer;
 
@@ -27,9 +29,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::clock::Clock;
 use self::intake::{Input, Kept, Preparation, Rejection, Taken};
+pub use self::places::{PlaceError, Start};
 use self::query::{Page, PageOptions, QueryRange};
 use self::rejects::{Reject, RejectFile};
-use self::subscription::{AtHead, EventStream, OnGap, StreamOptions};
+use self::stream::{AtHead, EventStream, OnGap, StreamOptions};
+use self::subscriptions::{SubscriptionError, SubscriptionLimits, Subscriptions};
 use self::tail::Tail;
 use self::writer::{AppendError, Room, Writer, WriterHandle, WriterLimits};
 use crate::domain::classification::{Cause, Classification};
@@ -51,6 +55,7 @@ pub struct EngineLimits {
     pub writer: WriterLimits,
     /// Bytes of recent records that are held for readers.
     pub tail_bytes_max: usize,
+    pub subscriptions: SubscriptionLimits,
     pub streams_max: usize,
     /// When a stream ends by itself; `None`: never.
     pub stream_age_max: Option<Duration>,
@@ -105,41 +110,41 @@ pub enum IngestError {
     Append(#[from] AppendError),
 }
 
-/// Where a stream starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// After the place that this text names.
-    Cursor(String),
-    /// After the last event that was appended earlier.
-    Time(Timestamp),
-    Earliest,
-    Latest,
-}
-
 /// What a reader asks for.
 #[derive(Clone, Debug)]
 pub struct Subscribe {
-    pub start: Start,
-    pub filter: Filter,
+    pub reader: Reader,
     pub heartbeat: Duration,
     pub on_gap: OnGap,
     pub at_head: AtHead,
     pub raw: RawPart,
 }
 
-/// Why a place can't be read from.
+/// Whose filter and place a stream goes by.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each call")]
+pub enum Reader {
+    /// Its own.
+    Unnamed { start: Start, filter: Filter },
+    /// A subscription's. `session` is a text that was never given before, `name` is for people.
+    Subscription {
+        id: String,
+        session: String,
+        name: String,
+    },
+}
+
+/// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
-    #[error(transparent)]
-    Cursor(#[from] CursorError),
-    #[error("the cursor is ahead of the newest event ({head})")]
-    Ahead { head: Seq },
+pub enum SubscribeError {
     #[error("as many streams are open as the limit allows ({streams_max})")]
     TooManyStreams { streams_max: usize },
     #[error("the service is stopping")]
     ShuttingDown,
     #[error(transparent)]
-    Read(#[from] ReadError),
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionError),
 }
 
 /// Which event is asked for.
@@ -199,6 +204,7 @@ struct Parts {
     journal: Arc<dyn Journal>,
     tail: Arc<Tail>,
     writer: WriterHandle,
+    subscriptions: Subscriptions,
     /// What calls may bring that is being read or waits for its answer.
     intake: Room,
     preparation: Arc<Preparation>,
@@ -228,7 +234,16 @@ impl Engine {
         )
         .await?;
         telemetry::head(tail.head().get());
+        let subscriptions = Subscriptions::open(
+            Arc::clone(&journal),
+            Arc::clone(&tail),
+            handle.clone(),
+            clock.clone(),
+            limits.subscriptions,
+        )
+        .await?;
         let parts = Parts {
+            subscriptions,
             journal,
             tail,
             writer: handle,
@@ -494,27 +509,46 @@ impl Engine {
         self.0.rejects.keep(vec![reject]).await;
     }
 
+    /// The named subscriptions.
+    pub fn subscriptions(&self) -> &Subscriptions {
+        &self.0.subscriptions
+    }
+
     /// Opens a stream.
-    pub async fn subscribe(&self, asked: Subscribe) -> Result<EventStream, PlaceError> {
+    ///
+    /// # Cancel safety
+    /// A dropped call may have thrown off the reader of a subscription.
+    pub async fn subscribe(&self, asked: Subscribe) -> Result<EventStream, SubscribeError> {
         if self.0.drain.is_cancelled() {
-            return Err(PlaceError::ShuttingDown);
+            return Err(SubscribeError::ShuttingDown);
         }
         let streams_max = self.0.limits.streams_max;
         let place = Arc::clone(&self.0.streams)
             .try_acquire_owned()
-            .or(Err(PlaceError::TooManyStreams { streams_max }))?;
-        let start = self.find_start(&asked.start).await?;
-        let Bounds { earliest, .. } = self.bounds();
-        if asked.on_gap == OnGap::Fail && start.next() < earliest {
-            return Err(ReadError::Trimmed {
-                asked: start.next(),
-                earliest,
+            .or(Err(SubscribeError::TooManyStreams { streams_max }))?;
+        let wants_all = asked.on_gap == OnGap::Fail;
+        let (start, filter, seat) = match asked.reader {
+            Reader::Unnamed { start, filter } => {
+                let journal = &*self.0.journal;
+                let start = places::find(journal, &self.0.tail, &start).await?;
+                if wants_all {
+                    places::check_kept(journal, start).map_err(PlaceError::from)?;
+                }
+                (start, filter, None)
             }
-            .into());
-        }
+            Reader::Subscription { id, session, name } => {
+                let seated = self
+                    .0
+                    .subscriptions
+                    .seat(&id, &session, name, wants_all)
+                    .await;
+                let (seat, filter, start) = seated?;
+                (start, filter, Some(seat))
+            }
+        };
         let options = StreamOptions {
             start,
-            filter: asked.filter,
+            filter,
             heartbeat: asked.heartbeat,
             on_gap: asked.on_gap,
             at_head: asked.at_head,
@@ -526,29 +560,9 @@ impl Engine {
             Arc::clone(&self.0.tail),
             self.0.drain.clone(),
             options,
+            seat,
             place,
         ))
-    }
-
-    async fn find_start(&self, start: &Start) -> Result<Seq, PlaceError> {
-        let head = self.0.tail.head();
-        match start {
-            Start::Earliest => Ok(self.bounds().earliest.previous()),
-            Start::Latest => Ok(head),
-            Start::Time(time) => {
-                let time = AppendTime::from_timestamp(*time);
-                // What is durable but not shown yet is left to the stream.
-                Ok(query::last_before(&*self.0.journal, time).await?.min(head))
-            }
-            Start::Cursor(text) => {
-                let seq = Cursor::parse_for(text, self.journal_id())?.seq;
-                if seq > head {
-                    Err(PlaceError::Ahead { head })
-                } else {
-                    Ok(seq)
-                }
-            }
-        }
     }
 
     /// Gives one page of events.

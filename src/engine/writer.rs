@@ -7,6 +7,7 @@
 //!
 //! The writer does not linger for more, and knows nothing of what is in a record.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -116,6 +117,15 @@ impl WriterHandle {
         events: Vec<Prepared>,
         state: Vec<StateChange>,
     ) -> Result<Vec<Appended>, AppendError> {
+        self.enqueue(events, state)?.durable().await
+    }
+
+    /// Queues what [`WriterHandle::append`] appends. What is queued first is written first.
+    pub fn enqueue(
+        &self,
+        events: Vec<Prepared>,
+        state: Vec<StateChange>,
+    ) -> Result<Queued, AppendError> {
         let bytes: usize = events.iter().map(|event| event.draft.record_bytes()).sum();
         let room = self.room.take(bytes)?;
         self.room.tell();
@@ -131,7 +141,19 @@ impl WriterHandle {
             mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
             mpsc::error::TrySendError::Closed(_) => AppendError::ShuttingDown,
         })?;
-        answered.await.unwrap_or(Err(AppendError::OutcomeUnknown))
+        Ok(Queued(answered))
+    }
+}
+
+/// What was queued; it is written whether or not anybody waits for it.
+#[derive(Debug)]
+#[must_use = "what is queued is not durable yet"]
+pub struct Queued(oneshot::Receiver<Result<Vec<Appended>, AppendError>>);
+
+impl Queued {
+    /// Waits until it is durable.
+    pub async fn durable(self) -> Result<Vec<Appended>, AppendError> {
+        self.0.await.unwrap_or(Err(AppendError::OutcomeUnknown))
     }
 }
 
@@ -230,12 +252,20 @@ impl Writer {
             .max(AppendTime::from_timestamp(self.clock.now()));
         let mut answers = Vec::with_capacity(calls.len());
         let mut entries = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
-        let mut state = vec![StateChange {
+        let mut state = State::default();
+        state.set(StateChange {
             key: APPEND_TIME_KEY.to_vec(),
             value: Some(time.0.to_be_bytes().to_vec()),
-        }];
+        });
+        // What a full disk doesn't hold up.
+        let mut state_alone = State::default();
         for call in calls {
-            state.extend(call.state);
+            for change in call.state {
+                if call.events.is_empty() {
+                    state_alone.set(change.clone());
+                }
+                state.set(change);
+            }
             answers.push((call.events.len(), call.answer, call.room));
             entries.extend(call.events.into_iter().map(|event| Entry {
                 key: event.key,
@@ -245,6 +275,7 @@ impl Writer {
         }
         let records: Vec<_> = entries.iter().map(|entry| entry.record.clone()).collect();
         let started = std::time::Instant::now();
+        let state = state.changes();
         let appended = match self.journal.append(Batch { entries, state }).await {
             Ok(appended) => appended,
             Err(journal::AppendError::StorageFull {
@@ -259,23 +290,20 @@ impl Writer {
                         "too little room on disk, events are refused"
                     );
                 }
-                for (_, answer, _room) in answers {
+                let (without_events, with_events): (Vec<_>, Vec<_>) =
+                    answers.into_iter().partition(|(events, ..)| *events == 0);
+                for (_, answer, _room) in with_events {
                     // A caller that has gone needs no answer.
                     let _ = answer.send(Err(AppendError::StorageFull {
                         free_bytes,
                         reserve_bytes,
                     }));
                 }
-                return Ok(());
+                return self.write_state(state_alone, without_events).await;
             }
-            Err(error @ journal::AppendError::Fault(_)) => {
-                for (_, answer, _room) in answers {
-                    let _ = answer.send(Err(AppendError::OutcomeUnknown));
-                }
-                return Err(error.into());
-            }
+            Err(error) => return Err(give_up(answers, error)),
         };
-        if std::mem::take(&mut self.full) {
+        if !records.is_empty() && std::mem::take(&mut self.full) {
             tracing::warn!("there is room on disk again, events are taken");
         }
         self.last_time = time;
@@ -296,5 +324,56 @@ impl Writer {
             let _ = answer.send(Ok(appended.by_ref().take(count).collect()));
         }
         Ok(())
+    }
+
+    /// Writes changes of state alone, for those whose calls brought no events.
+    async fn write_state(&self, state: State, answers: Vec<Answer>) -> anyhow::Result<()> {
+        if answers.is_empty() {
+            return Ok(());
+        }
+        let batch = Batch {
+            entries: Vec::new(),
+            state: state.changes(),
+        };
+        if let Err(error) = self.journal.append(batch).await {
+            return Err(give_up(answers, error));
+        }
+        for (_, answer, _room) in answers {
+            let _ = answer.send(Ok(Vec::new()));
+        }
+        Ok(())
+    }
+}
+
+/// A call's number of events, where it is answered, and the room that it takes until then.
+type Answer = (
+    usize,
+    oneshot::Sender<Result<Vec<Appended>, AppendError>>,
+    OwnedSemaphorePermit,
+);
+
+/// Tells everybody that nobody knows what was written.
+fn give_up(answers: Vec<Answer>, error: journal::AppendError) -> anyhow::Error {
+    for (_, answer, _room) in answers {
+        let _ = answer.send(Err(AppendError::OutcomeUnknown));
+    }
+    error.into()
+}
+
+/// Changes of state of one batch: of those of one key the last one counts, as if they had been
+/// written one after the other.
+#[derive(Debug, Default)]
+struct State(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
+
+impl State {
+    fn set(&mut self, change: StateChange) {
+        self.0.insert(change.key, change.value);
+    }
+
+    fn changes(self) -> Vec<StateChange> {
+        let changes = self.0.into_iter();
+        changes
+            .map(|(key, value)| StateChange { key, value })
+            .collect()
     }
 }

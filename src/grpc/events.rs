@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use prost::Message as _;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::classifier::{bad_token, page_size};
 use super::codec::{Answer, StoredEvents};
@@ -19,8 +20,8 @@ use crate::engine::EngineSlot;
 use crate::engine::intake::Input;
 use crate::engine::query::QueryRange;
 use crate::engine::sources::{Source, Sources};
-use crate::engine::subscription::{AtHead, Delivery, Ending, EventStream, OnGap};
-use crate::engine::{Engine, Ingested, List, Outcome, Start, Subscribe, Which};
+use crate::engine::stream::{AtHead, Delivery, Ending, EventStream, OnGap};
+use crate::engine::{Engine, Ingested, List, Outcome, Reader, Start, Subscribe, Which};
 use crate::journal::Direction;
 use crate::wire::record::RawPart;
 use crate::wire::v1::{self, ErrorReason};
@@ -28,6 +29,9 @@ use crate::wire::{convert, page_token};
 
 /// Events of a page where the request does not say, and at the most.
 const PAGE_SIZE: (usize, usize) = (100, 1000);
+
+/// Bytes of what a reader may call itself.
+const READER_BYTES_MAX: usize = 256;
 
 const HEARTBEAT_USUAL: Duration = Duration::from_secs(10);
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
@@ -93,6 +97,8 @@ struct Confirmed {
     filter: v1::Filter,
     heartbeat: Duration,
     raw: RawPart,
+    /// Empty without a subscription.
+    session: String,
 }
 
 /// A reader's stream as the contract's messages.
@@ -107,7 +113,7 @@ impl OpenStream {
     async fn next(&mut self) -> Option<Result<Answer, Status>> {
         let answer = match self.stream.next().await? {
             Ok(delivery) => Ok(self.answer(delivery)),
-            Err(error) => Err(status::unreadable(self.engine.journal_id(), error).into()),
+            Err(error) => Err(status::broken_stream(self.engine.journal_id(), error).into()),
         };
         Some(answer)
     }
@@ -134,7 +140,7 @@ impl OpenStream {
                 head_cursor: cursor(head),
                 heartbeat_interval: Some(convert::duration(self.confirmed.heartbeat)),
                 journal_id: self.engine.journal_id().to_string(),
-                session: String::new(),
+                session: self.confirmed.session.clone(),
             }),
             Delivery::Heartbeat { at, head } => Message::Heartbeat(v1::Heartbeat {
                 cursor: cursor(at),
@@ -155,6 +161,7 @@ impl OpenStream {
                     Ending::HeadReached => v1::EndingReason::HeadReached,
                     Ending::Drain => v1::EndingReason::Drain,
                     Ending::MaxAge => v1::EndingReason::MaxAge,
+                    Ending::SubscriptionChanged => v1::EndingReason::SubscriptionChanged,
                 };
                 Message::Ending(v1::StreamEnding {
                     cursor: cursor(at),
@@ -201,17 +208,23 @@ impl EventService for Events {
     ) -> Result<Response<AnswerStream>, Status> {
         let request = request.into_inner();
         let asked = read_subscribe(request)?;
-        let confirmed = Confirmed {
-            filter: convert::filter(&asked.filter.clone().effective()),
-            heartbeat: asked.heartbeat,
-            raw: asked.raw,
+        let session = match &asked.reader {
+            Reader::Subscription { session, .. } => session.clone(),
+            Reader::Unnamed { .. } => String::new(),
         };
+        let (heartbeat, raw) = (asked.heartbeat, asked.raw);
         let engine = super::engine(&self.engine)?;
         let journal = engine.journal_id();
         let stream = engine
             .subscribe(asked)
             .await
-            .map_err(|error| status::bad_place(journal, error))?;
+            .map_err(|error| status::not_opened(journal, error))?;
+        let confirmed = Confirmed {
+            filter: convert::filter(&stream.filter().clone().effective()),
+            heartbeat,
+            raw,
+            session,
+        };
         let open = OpenStream {
             stream,
             engine: engine.clone(),
@@ -319,27 +332,33 @@ impl EventService for Events {
 
 fn read_subscribe(request: v1::SubscribeRequest) -> Result<Subscribe, Status> {
     use v1::subscribe_request::Start as Asked;
-    let start = match request.start {
+    let unnamed = |start: Start| -> Result<Reader, Status> {
+        Ok(Reader::Unnamed {
+            start,
+            filter: read_filter(request.filter.clone())?,
+        })
+    };
+    let reader = match request.start {
         None => {
-            let problem = "say where to start: `cursor`, `time` or `position`";
+            let problem = "say where to start: `cursor`, `time`, `position` or `subscription_id`";
             return Err(Refusal::field(ErrorReason::FieldInvalid, "start", problem).into());
         }
-        Some(Asked::SubscriptionId(_)) => {
-            let problem = "named subscriptions are not served by this version";
-            let refusal = Refusal::field(ErrorReason::FieldInvalid, "subscription_id", problem);
-            return Err(refusal.with_code(Code::Unimplemented));
+        Some(Asked::SubscriptionId(_)) if request.filter.is_some() => {
+            let problem = "must be unset with `subscription_id`: the subscription has its own";
+            return Err(Refusal::field(ErrorReason::FieldInvalid, "filter", problem).into());
         }
-        Some(Asked::Cursor(cursor)) => Start::Cursor(cursor),
-        Some(Asked::Time(time)) => {
-            Start::Time(convert::read_timestamp("time", time).map_err(Refusal::from)?)
+        Some(Asked::SubscriptionId(_)) if request.reader.len() > READER_BYTES_MAX => {
+            let problem = format!("must have at most {READER_BYTES_MAX} bytes");
+            return Err(Refusal::field(ErrorReason::FieldInvalid, "reader", problem).into());
         }
-        Some(Asked::Position(position)) => match v1::Position::try_from(position) {
-            Ok(v1::Position::Earliest) => Start::Earliest,
-            Ok(v1::Position::Latest) => Start::Latest,
-            Ok(v1::Position::Unspecified) | Err(_) => {
-                return Err(unknown_value("position", position).into());
-            }
+        Some(Asked::SubscriptionId(id)) => Reader::Subscription {
+            id,
+            session: Uuid::new_v4().to_string(),
+            name: request.reader,
         },
+        Some(Asked::Cursor(cursor)) => unnamed(Start::Cursor(cursor))?,
+        Some(Asked::Time(time)) => unnamed(start_time(time)?)?,
+        Some(Asked::Position(position)) => unnamed(start_position(position)?)?,
     };
     let heartbeat = match request.heartbeat_interval {
         None => HEARTBEAT_USUAL,
@@ -357,8 +376,7 @@ fn read_subscribe(request: v1::SubscribeRequest) -> Result<Subscribe, Status> {
         Err(_) => return Err(unknown_value("on_gap", request.on_gap).into()),
     };
     Ok(Subscribe {
-        start,
-        filter: read_filter(request.filter)?,
+        reader,
         heartbeat,
         on_gap,
         at_head: if request.stop_at_head {
@@ -368,6 +386,20 @@ fn read_subscribe(request: v1::SubscribeRequest) -> Result<Subscribe, Status> {
         },
         raw: raw_part(request.include_raw),
     })
+}
+
+/// A start at a time.
+pub fn start_time(time: prost_types::Timestamp) -> Result<Start, Refusal> {
+    Ok(Start::Time(convert::read_timestamp("time", time)?))
+}
+
+/// A start at an end of the journal.
+pub fn start_position(position: i32) -> Result<Start, Refusal> {
+    match v1::Position::try_from(position) {
+        Ok(v1::Position::Earliest) => Ok(Start::Earliest),
+        Ok(v1::Position::Latest) => Ok(Start::Latest),
+        Ok(v1::Position::Unspecified) | Err(_) => Err(unknown_value("position", position)),
+    }
 }
 
 fn read_filter(filter: Option<v1::Filter>) -> Result<Filter, Status> {

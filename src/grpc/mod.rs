@@ -9,6 +9,7 @@ pub mod connection;
 pub mod events;
 pub mod sources;
 pub mod status;
+pub mod subscriptions;
 
 /// Server traits, generated from `proto/`; see `build.rs`.
 mod generated {
@@ -22,6 +23,7 @@ mod generated {
     tonic::include_proto!("provident.v1.ClassifierService");
     tonic::include_proto!("provident.v1.EventService");
     tonic::include_proto!("provident.v1.SourceService");
+    tonic::include_proto!("provident.v1.SubscriptionService");
 }
 
 use std::sync::Arc;
@@ -38,8 +40,10 @@ use self::events::Events;
 use self::generated::classifier_service_server::ClassifierServiceServer;
 use self::generated::event_service_server::EventServiceServer;
 use self::generated::source_service_server::SourceServiceServer;
+use self::generated::subscription_service_server::SubscriptionServiceServer;
 use self::sources::SourceList;
 use self::status::Refusal;
+use self::subscriptions::SubscriptionList;
 use crate::engine::intake::Preparation;
 use crate::engine::sources::Sources;
 use crate::engine::{Engine, EngineSlot};
@@ -56,10 +60,11 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 const WINDOW_BYTES: (u32, u32) = (1 << 20, 2 << 20);
 
 /// Names that `grpc.health.v1` answers for, beside the empty one that means the whole server.
-const HEALTH_NAMES: [&str; 3] = [
+const HEALTH_NAMES: [&str; 4] = [
     "provident.v1.ClassifierService",
     "provident.v1.EventService",
     "provident.v1.SourceService",
+    "provident.v1.SubscriptionService",
 ];
 
 /// The name under which health tells whether the ways in bring events. It is apart from the others:
@@ -104,6 +109,10 @@ pub async fn router(
         .max_decoding_message_size(limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
         .send_compressed(CompressionEncoding::Gzip);
+    let subscriptions = SubscriptionServiceServer::new(SubscriptionList::new(engine.clone()))
+        .max_decoding_message_size(limits.message_bytes_max)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .send_compressed(CompressionEncoding::Gzip);
     let events = EventServiceServer::new(Events::new(engine, &sources))
         .max_decoding_message_size(limits.message_bytes_max)
         .accept_compressed(CompressionEncoding::Gzip)
@@ -111,7 +120,8 @@ pub async fn router(
     let mut routes = Routes::new(health)
         .add_service(classifier)
         .add_service(events)
-        .add_service(of_sources);
+        .add_service(of_sources)
+        .add_service(subscriptions);
     if reflection {
         let builder = || {
             tonic_reflection::server::Builder::configure()

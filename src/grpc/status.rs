@@ -13,8 +13,10 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::domain::cursor::{Cursor, CursorError, JournalId};
 use crate::engine::intake::Rejection;
+use crate::engine::stream::StreamError;
+use crate::engine::subscriptions::SubscriptionError;
 use crate::engine::writer::AppendError;
-use crate::engine::{GetError, IngestError, PlaceError};
+use crate::engine::{GetError, IngestError, PlaceError, SubscribeError};
 use crate::journal::ReadError;
 use crate::okta::group_push_failed::CardError;
 use crate::okta::log_event::NotAnEvent;
@@ -258,11 +260,62 @@ pub fn bad_place(journal: JournalId, error: PlaceError) -> Refusal {
     match error {
         PlaceError::Cursor(error) => bad_cursor(&error),
         PlaceError::Ahead { .. } => Refusal::new(ErrorReason::CursorAhead, error.to_string()),
-        PlaceError::TooManyStreams { .. } => {
+        PlaceError::Read(error) => unreadable(journal, error),
+    }
+}
+
+/// A stream that can't be opened.
+pub fn not_opened(journal: JournalId, error: SubscribeError) -> Refusal {
+    match error {
+        SubscribeError::TooManyStreams { .. } => {
             Refusal::new(ErrorReason::LimitReached, error.to_string())
         }
-        PlaceError::ShuttingDown => Refusal::new(ErrorReason::ShuttingDown, error.to_string()),
-        PlaceError::Read(error) => unreadable(journal, error),
+        SubscribeError::ShuttingDown => Refusal::new(ErrorReason::ShuttingDown, error.to_string()),
+        SubscribeError::Place(error) => bad_place(journal, error),
+        SubscribeError::Subscription(error) => bad_subscription(journal, error),
+    }
+}
+
+/// A stream that ended with an error.
+pub fn broken_stream(journal: JournalId, error: StreamError) -> Refusal {
+    match error {
+        StreamError::Fenced => Refusal::new(ErrorReason::Fenced, error.to_string()),
+        StreamError::Read(error) => unreadable(journal, error),
+    }
+}
+
+/// A subscription that can't be used so.
+pub fn bad_subscription(journal: JournalId, error: SubscriptionError) -> Refusal {
+    let message = error.to_string();
+    let cursor = |seq| Cursor::new(journal, seq).to_string();
+    match error {
+        SubscriptionError::Id(error) => Refusal::field(
+            ErrorReason::FieldInvalid,
+            "subscription_id",
+            error.to_string(),
+        ),
+        SubscriptionError::NotFound { .. } => {
+            Refusal::new(ErrorReason::SubscriptionNotFound, message)
+        }
+        SubscriptionError::Exists { .. } => Refusal::new(ErrorReason::SubscriptionExists, message),
+        SubscriptionError::TooMany { .. } => Refusal::new(ErrorReason::LimitReached, message),
+        SubscriptionError::FilterTooLarge { .. } => {
+            Refusal::field(ErrorReason::TooLarge, "filter", message)
+        }
+        SubscriptionError::Filter(error) => bad_filter(error),
+        SubscriptionError::EtagOutdated => {
+            Refusal::field(ErrorReason::FieldInvalid, "subscription.etag", message)
+        }
+        SubscriptionError::Fenced => Refusal::new(ErrorReason::Fenced, message),
+        SubscriptionError::Cursor(error) => bad_cursor(&error),
+        SubscriptionError::Ahead { sent } => {
+            Refusal::new(ErrorReason::CursorAhead, message).with("sent_cursor", cursor(sent))
+        }
+        SubscriptionError::Behind { committed } => Refusal::new(ErrorReason::CursorBehind, message)
+            .with("committed_cursor", cursor(committed)),
+        SubscriptionError::Place(error) => bad_place(journal, error),
+        SubscriptionError::Append(error) => error.into(),
+        SubscriptionError::Read(error) => unreadable(journal, error),
     }
 }
 

@@ -481,6 +481,7 @@ mod tests {
     use crate::engine::intake::{Keep, Preparation};
     use crate::engine::rejects::RejectFile;
     use crate::engine::sources::SourceLimits;
+    use crate::engine::subscriptions::SubscriptionLimits;
     use crate::engine::writer::WriterLimits;
     use crate::engine::{Engine, EngineLimits};
     use crate::journal::Journal as _;
@@ -516,6 +517,11 @@ mod tests {
                 batch_bytes_max: 4096,
             },
             tail_bytes_max: 1 << 20,
+            subscriptions: SubscriptionLimits {
+                subscriptions_max: 1,
+                filter_bytes_max: 1,
+                expire_after: None,
+            },
             streams_max: 1,
             stream_age_max: None,
             scan_records_max: 10,

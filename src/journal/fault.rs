@@ -148,7 +148,7 @@ impl FaultControl {
     }
 
     /// Counts an append and says what is to become of it.
-    fn next_append(&self) -> Option<AppendFailure> {
+    fn next_append(&self, has_entries: bool) -> Option<AppendFailure> {
         let mut plan = self.plan();
         plan.appends += 1;
         let at = plan.appends;
@@ -157,7 +157,7 @@ impl FaultControl {
             return Some(AppendFailure::Fault);
         }
         match failure {
-            None if plan.full => Some(AppendFailure::StorageFull),
+            None if plan.full && has_entries => Some(AppendFailure::StorageFull),
             None | Some(AppendFailure::StorageFull) => failure,
             Some(AppendFailure::Fault | AppendFailure::OutcomeUnknown) => {
                 plan.poisoned = true;
@@ -203,7 +203,7 @@ impl<J: Journal> Journal for FaultJournal<J> {
     }
 
     async fn append(&self, batch: Batch) -> Result<Vec<Appended>, AppendError> {
-        let failure = self.control.next_append();
+        let failure = self.control.next_append(!batch.entries.is_empty());
         self.control.wait(Hold::BeforeWrite).await;
         match failure {
             Some(AppendFailure::StorageFull) => {

@@ -32,6 +32,7 @@ use crate::domain::cursor::JournalId;
 use crate::engine::clock::Clock;
 use crate::engine::intake::{Keep, Preparation};
 use crate::engine::rejects::RejectFile;
+use crate::engine::subscriptions::SubscriptionLimits;
 use crate::engine::writer::{Writer, WriterLimits};
 use crate::engine::{Engine, EngineLimits, EngineSlot};
 use crate::grpc::connection::accept;
@@ -119,6 +120,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let (engine, writer) = start_engine(&config, journal, preparation, clock.clone()).await?;
     let writer_stop = CancellationToken::new();
     tasks.spawn("writer", writer.run(writer_stop.clone()));
+    let sweep = engine.subscriptions().clone().sweep(stop.clone());
+    tasks.spawn("subscriptions", sweep);
     restore(&sources, &engine).await?;
     slot.fill(engine.clone());
     grpc::set_serving(&health, true).await;
@@ -234,6 +237,11 @@ async fn start_engine(
     clock: Clock,
 ) -> anyhow::Result<(Engine, Writer)> {
     let limits = EngineLimits {
+        subscriptions: SubscriptionLimits {
+            subscriptions_max: config.subscriptions.subscriptions_max as usize,
+            filter_bytes_max: config.subscriptions.filter_bytes_max.as_usize(),
+            expire_after: Some(config.subscriptions.expire_after).filter(|after| !after.is_zero()),
+        },
         writer: WriterLimits {
             queue_bytes_max: config.ingest.queue_bytes_max.as_usize(),
             batch_bytes_max: config.ingest.batch_bytes_max.as_usize(),

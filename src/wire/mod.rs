@@ -8,6 +8,7 @@ pub mod convert;
 pub mod json;
 pub mod page_token;
 pub mod record;
+pub mod subscription;
 
 /// Messages and clients of package `provident.v1`, generated from `proto/`.
 pub mod v1 {

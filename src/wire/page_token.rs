@@ -6,6 +6,8 @@
 //! | 8 | first place |
 //! | 8 | last place |
 //! | 8 | XXH3-64 of what precedes, so that a changed token is found |
+//!
+//! A list in the order of names goes on after a name: XXH3-64 of the name (8 bytes), the name.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -47,6 +49,22 @@ pub fn parse(request: &[u8], text: &str) -> Result<(u64, u64), BadPageToken> {
     Ok((word(8), word(16)))
 }
 
+/// Writes the token of a list that goes on after a name.
+pub fn encode_name(name: &str) -> String {
+    let check = xxh3_64(name.as_bytes()).to_be_bytes();
+    URL_SAFE_NO_PAD.encode([&check, name.as_bytes()].concat())
+}
+
+/// Reads the name that a list goes on after.
+pub fn parse_name(text: &str) -> Result<String, BadPageToken> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).or(Err(BadPageToken))?;
+    let (check, name) = bytes.split_first_chunk().ok_or(BadPageToken)?;
+    if u64::from_be_bytes(*check) != xxh3_64(name) {
+        return Err(BadPageToken);
+    }
+    String::from_utf8(name.to_vec()).or(Err(BadPageToken))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -64,6 +82,12 @@ mod tests {
         #[test]
         fn any_text_is_refused(text in ".{0,60}") {
             prop_assert_eq!(parse(b"a", &text), Err(BadPageToken));
+            prop_assert_eq!(parse_name(&text), Err(BadPageToken));
+        }
+
+        #[test]
+        fn a_name_is_read_back(name in ".{0,60}") {
+            prop_assert_eq!(parse_name(&encode_name(&name)), Ok(name));
         }
     }
 }

@@ -18,6 +18,7 @@ use provident::wire::v1::classifier_service_client::ClassifierServiceClient;
 use provident::wire::v1::event_service_client::EventServiceClient;
 use provident::wire::v1::source_service_client::SourceServiceClient;
 use provident::wire::v1::subscribe_response::Message;
+use provident::wire::v1::subscription_service_client::SubscriptionServiceClient;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
@@ -369,6 +370,10 @@ impl Server {
         EventServiceClient::new(self.channel())
     }
 
+    pub(crate) fn subscriptions(&self) -> SubscriptionServiceClient<Channel> {
+        SubscriptionServiceClient::new(self.channel())
+    }
+
     pub(crate) fn classifier(&self) -> ClassifierServiceClient<Channel> {
         ClassifierServiceClient::new(self.channel())
     }
@@ -441,6 +446,15 @@ pub(crate) use v1::subscribe_request::Start;
 
 pub(crate) fn earliest() -> Start {
     Start::Position(v1::Position::Earliest.into())
+}
+
+/// Reading as a subscription, from its place on.
+pub(crate) fn as_subscription(id: &str, reader: &str) -> v1::SubscribeRequest {
+    v1::SubscribeRequest {
+        start: Some(Start::SubscriptionId(id.to_owned())),
+        reader: reader.to_owned(),
+        ..v1::SubscribeRequest::default()
+    }
 }
 
 pub(crate) fn latest() -> Start {

@@ -26,5 +26,6 @@ mod rules;
 mod service;
 mod soak;
 mod subscribe;
+mod subscriptions;
 mod tidy;
 mod tls;

@@ -870,22 +870,6 @@ async fn a_filter_that_makes_no_sense_is_refused_by_field() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_yet_says_so() {
-    let server = Server::start().await;
-    let by_name = following(Start::SubscriptionId("pod-0".to_owned()));
-    let by_name = v1::SubscribeRequest {
-        filter: None,
-        ..by_name
-    };
-    let status = refusal(&server, by_name).await;
-    assert!(
-        matches!(status.code(), Code::Unimplemented | Code::InvalidArgument),
-        "{status:?}"
-    );
-    assert!(!status.message().is_empty());
-}
-
-#[tokio::test]
 async fn an_expression_of_okta_s_log_search_says_which_events_come() {
     let server = Server::start().await;
     accepted(&server.ingest(mixed(0, 80)).await);

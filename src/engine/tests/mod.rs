@@ -1,6 +1,8 @@
 //! The engine against journals in memory that are slow, full or broken on purpose, and against a
 //! model over random histories.
 
+mod subscriptions;
+
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,13 +10,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::subscription::Delivery;
+use super::stream::Delivery;
 use super::*;
 use crate::domain::classification::Verdict;
 use crate::domain::classify::Classifier;
 use crate::engine::intake::Keep;
 use crate::engine::rejects::RejectFile;
-use crate::engine::subscription::Ending;
+use crate::engine::stream::{Ending, StreamError};
 use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, ReadFailure};
 use crate::journal::memory::MemoryJournal;
 use crate::okta::org::Orgs;
@@ -30,6 +32,11 @@ const LIMITS: EngineLimits = EngineLimits {
         batch_bytes_max: 1 << 20,
     },
     tail_bytes_max: 1 << 20,
+    subscriptions: SubscriptionLimits {
+        subscriptions_max: 3,
+        filter_bytes_max: 1024,
+        expire_after: Some(Duration::from_secs(1000)),
+    },
     streams_max: 100,
     stream_age_max: None,
     scan_records_max: 1000,
@@ -107,8 +114,10 @@ async fn ingest(engine: &Engine, uuids: &[&str]) -> Result<Vec<Ingested>, Ingest
 
 fn from_earliest(at_head: AtHead) -> Subscribe {
     Subscribe {
-        start: Start::Earliest,
-        filter: Filter::everything(),
+        reader: Reader::Unnamed {
+            start: Start::Earliest,
+            filter: Filter::everything(),
+        },
         heartbeat: Duration::from_secs(10),
         on_gap: OnGap::Fail,
         at_head,
@@ -425,7 +434,7 @@ async fn a_stuck_reader_costs_nobody_anything_and_misses_nothing() {
     let mut seen = Vec::new();
     while seen.len() < 500 {
         let batch = sequences(&next(&mut stuck).await);
-        assert!(batch.len() <= subscription::BATCH_EVENTS_MAX);
+        assert!(batch.len() <= stream::BATCH_EVENTS_MAX);
         seen.extend(batch);
     }
     assert_eq!(seen, (1..=500).collect::<Vec<_>>());
@@ -443,7 +452,10 @@ async fn heartbeats_move_though_nothing_matches() {
         ..Filter::default()
     };
     let asked = Subscribe {
-        filter,
+        reader: Reader::Unnamed {
+            start: Start::Earliest,
+            filter,
+        },
         ..from_earliest(AtHead::Follow)
     };
     let mut stream = running.engine.subscribe(asked).await.unwrap();
@@ -523,7 +535,7 @@ async fn a_drain_ends_streams_where_they_are_and_refuses_calls() {
         .engine
         .subscribe(from_earliest(AtHead::Follow))
         .await;
-    assert!(matches!(refused, Err(PlaceError::ShuttingDown)));
+    assert!(matches!(refused, Err(SubscribeError::ShuttingDown)));
     let refused = ingest(&running.engine, &["b"]).await;
     assert!(matches!(
         refused,
@@ -575,7 +587,7 @@ async fn a_limit_on_streams_is_given_back() {
         .await;
     assert!(matches!(
         refused,
-        Err(PlaceError::TooManyStreams { streams_max: 1 })
+        Err(SubscribeError::TooManyStreams { streams_max: 1 })
     ));
     drop(first);
     running
@@ -597,7 +609,10 @@ async fn what_retention_removed_is_named_and_never_skipped_in_silence() {
         .unwrap();
     let cursor = Start::Cursor(running.engine.cursor(Seq::FIRST));
     let asked = |on_gap| Subscribe {
-        start: cursor.clone(),
+        reader: Reader::Unnamed {
+            start: cursor.clone(),
+            filter: Filter::everything(),
+        },
         on_gap,
         ..from_earliest(AtHead::Stop)
     };
@@ -608,12 +623,17 @@ async fn what_retention_removed_is_named_and_never_skipped_in_silence() {
 
     let lost = Seq::new(2);
     let error = open.next().await.unwrap().unwrap_err();
-    assert!(matches!(error, ReadError::Trimmed { asked, .. } if asked == lost));
+    assert!(matches!(
+        error,
+        StreamError::Read(ReadError::Trimmed { asked, .. }) if asked == lost
+    ));
     assert!(open.next().await.is_none());
     let refused = running.engine.subscribe(asked(OnGap::Fail)).await;
     assert!(matches!(
         refused,
-        Err(PlaceError::Read(ReadError::Trimmed { .. }))
+        Err(SubscribeError::Place(PlaceError::Read(
+            ReadError::Trimmed { .. }
+        )))
     ));
 
     let mut skipping = running.engine.subscribe(asked(OnGap::Skip)).await.unwrap();
@@ -660,7 +680,7 @@ async fn a_damaged_record_is_named_and_not_served() {
     next(&mut stream).await;
     assert!(matches!(
         stream.next().await.unwrap(),
-        Err(ReadError::Corrupt { .. })
+        Err(StreamError::Read(ReadError::Corrupt { .. }))
     ));
     assert!(stream.next().await.is_none());
     assert!(matches!(
@@ -692,7 +712,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What the reader of a random history knows.
 #[derive(Default)]
-struct Reader {
+struct Follower {
     stream: Option<EventStream>,
     /// The cursor of the last message.
     at: Seq,
@@ -700,13 +720,15 @@ struct Reader {
     covered: Seq,
 }
 
-impl Reader {
+impl Follower {
     /// Takes messages and checks each against the model: the failed flags by sequence.
     async fn take(&mut self, engine: &Engine, filter: &Filter, model: &[bool], messages: usize) {
         if self.stream.is_none() {
             let asked = Subscribe {
-                start: Start::Cursor(engine.cursor(self.at)),
-                filter: filter.clone(),
+                reader: Reader::Unnamed {
+                    start: Start::Cursor(engine.cursor(self.at)),
+                    filter: filter.clone(),
+                },
                 on_gap: OnGap::Skip,
                 ..from_earliest(AtHead::Follow)
             };
@@ -779,7 +801,7 @@ proptest! {
         runtime.block_on(async {
             let running = start(EngineLimits { tail_bytes_max: ring, ..LIMITS }).await;
             let filter = if everything { Filter::everything() } else { Filter::default() };
-            let mut reader = Reader::default();
+            let mut reader = Follower::default();
             let mut model: Vec<bool> = Vec::new();
             let mut places = std::collections::HashMap::new();
             for step in steps {

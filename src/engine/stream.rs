@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::query::{CHUNK, parse, passes};
+use super::subscriptions::{Seat, Unseated};
 use super::tail::Tail;
 use crate::domain::cursor::Seq;
 use crate::domain::filter::Filter;
@@ -88,12 +89,37 @@ pub enum Delivery {
     },
 }
 
+impl Delivery {
+    /// The place that its cursor names: all up to it was sent, or is not wanted.
+    fn place(&self) -> Seq {
+        match *self {
+            Self::Confirmation { start: at, .. }
+            | Self::Heartbeat { at, .. }
+            | Self::CaughtUp { at }
+            | Self::Gap { last_lost: at, .. }
+            | Self::Ending { at, .. } => at,
+            Self::Batch(ref events) => events.last().expect("a batch is not empty").seq,
+        }
+    }
+}
+
 /// Why a stream ended as planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     HeadReached,
     Drain,
     MaxAge,
+    SubscriptionChanged,
+}
+
+/// Why a stream ended with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// Final: two readers that came back by themselves would throw each other off for ever.
+    #[error("another reader took the subscription over, or it was moved")]
+    Fenced,
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// Where a stream stands in its life.
@@ -121,6 +147,8 @@ pub struct EventStream {
     stop_at: Seq,
     last_heartbeat: Instant,
     ends: Option<Instant>,
+    /// The right to read as a subscription; `None` where nobody's place is kept.
+    seat: Option<Seat>,
     _place: OwnedSemaphorePermit,
     _counted: telemetry::ReaderGuard,
 }
@@ -131,6 +159,7 @@ impl EventStream {
         tail: Arc<Tail>,
         drain: CancellationToken,
         options: StreamOptions,
+        seat: Option<Seat>,
         place: OwnedSemaphorePermit,
     ) -> Self {
         let head = tail.watch();
@@ -149,16 +178,22 @@ impl EventStream {
             last_heartbeat: now,
             ends: options.age_max.map(|age| now + age),
             options,
+            seat,
             _place: place,
             _counted: telemetry::ReaderGuard::new(),
         }
+    }
+
+    /// By which filter it goes.
+    pub fn filter(&self) -> &Filter {
+        &self.options.filter
     }
 
     /// The next message; `None` once the stream is over. After an error it is over, too.
     ///
     /// # Cancel safety
     /// Cancel safe: a dropped call loses nothing, the next one goes on.
-    pub async fn next(&mut self) -> Option<Result<Delivery, ReadError>> {
+    pub async fn next(&mut self) -> Option<Result<Delivery, StreamError>> {
         if self.phase == Phase::Over {
             return None;
         }
@@ -168,10 +203,13 @@ impl EventStream {
             Ok(Delivery::Batch(events)) => telemetry::streamed(events.len() as u64),
             Ok(_) => {}
         }
+        if let (Some(seat), Ok(delivery)) = (&self.seat, &delivery) {
+            seat.sent(delivery.place());
+        }
         Some(delivery)
     }
 
-    async fn step(&mut self) -> Result<Delivery, ReadError> {
+    async fn step(&mut self) -> Result<Delivery, StreamError> {
         if self.phase == Phase::Unconfirmed {
             self.phase = Phase::Reading;
             return Ok(Delivery::Confirmation {
@@ -181,6 +219,17 @@ impl EventStream {
             });
         }
         loop {
+            match self.seat.as_ref().and_then(Seat::unseated) {
+                Some(Unseated::Fenced) => return Err(StreamError::Fenced),
+                Some(Unseated::Changed) => {
+                    // What waits was chosen by a filter that no longer counts.
+                    return Ok(Delivery::Ending {
+                        at: self.sent_up_to(),
+                        reason: Ending::SubscriptionChanged,
+                    });
+                }
+                None => {}
+            }
             if self.last_heartbeat.elapsed() >= self.options.heartbeat {
                 return Ok(self.heartbeat());
             }
@@ -223,22 +272,26 @@ impl EventStream {
     /// How far the reading has come, but never past a match that was not sent.
     fn heartbeat(&mut self) -> Delivery {
         self.last_heartbeat = Instant::now();
-        let at = self
-            .matches
-            .front()
-            .map_or(self.at, |unsent| unsent.seq.previous());
         Delivery::Heartbeat {
-            at,
+            at: self.sent_up_to(),
             head: *self.head.borrow(),
         }
+    }
+
+    /// Everything up to here was sent, or is not wanted.
+    fn sent_up_to(&self) -> Seq {
+        self.matches
+            .front()
+            .map_or(self.at, |unsent| unsent.seq.previous())
     }
 
     /// Waits for something to do.
     async fn wait(&mut self) {
         let heartbeat = self.last_heartbeat + self.options.heartbeat;
         let wake = self.ends.map_or(heartbeat, |ends| ends.min(heartbeat));
-        // Dropping any branch is safe: the watch keeps its value, the token its state.
+        // Dropping any branch is safe: the watches keep their values, the token its state.
         tokio::select! {
+            () = Seat::until_unseated(self.seat.as_mut()) => {}
             changed = self.head.changed() => {
                 // The sender lives in `self.tail`, so it can't have gone.
                 debug_assert!(changed.is_ok());
