@@ -13,7 +13,7 @@ mod mock_okta;
 
 mod bad_input;
 mod classifier;
-mod histories;
+mod history;
 mod hook;
 mod ingest;
 mod kill;
