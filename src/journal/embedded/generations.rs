@@ -5,8 +5,9 @@
 //! `generation_bytes_max` record bytes, or when a trim reaches into the newest one. A new key
 //! keyspace begins only together with a record keyspace, once the keys of `key_cut_bytes` record
 //! bytes are in the newest one: keys stay when their records go, so their number can't follow
-//! that of the records; or when it is asked for, so that old keys can be forgotten. At [`KEY_GENERATIONS_MAX`] none begins any more; `key_cut_bytes` doubles
-//! instead, so that a later one, when old keys were dropped, begins at a size that lasts.
+//! that of the records; or when it is asked for, so that old keys can be forgotten. At
+//! [`KEY_GENERATIONS_MAX`] none begins any more; `key_cut_bytes` doubles instead, so that a later
+//! one, when old keys were dropped, begins at a size that lasts.
 //!
 //! Nothing here writes: the writer commits a table in the batch that first needs it.
 
@@ -83,8 +84,8 @@ impl Generations {
     }
 
     /// These and a new record keyspace for what follows `head`, and a new key keyspace if the
-    /// newest is large enough or one is asked for. Creates the keyspaces; until a table with them is committed, they
-    /// are orphans that the next open deletes.
+    /// newest is large enough or one is asked for. Creates the keyspaces; until a table with them
+    /// is committed, they are orphans that the next open deletes.
     pub(super) fn cut(
         &self,
         database: &Database,
@@ -93,6 +94,11 @@ impl Generations {
     ) -> Result<Self, fjall::Error> {
         let first = head.seq.next();
         let mut next = self.clone();
+        if what == Cut::RecordsAndKeys && self.keys.len() >= KEY_GENERATIONS_MAX {
+            // It will be asked for again until old keys are dropped, and records that were cut each
+            // time would soon be a crowd of keyspaces.
+            return Ok(next);
+        }
         // Where the newest holds nothing yet, it is the new one.
         if self.newest_records().first < first {
             next.records.push(open_records(database, first)?);
@@ -135,10 +141,7 @@ impl Generations {
     pub(super) fn flush_all_but_newest(&self) {
         let older = |all: &[Generation]| all[..all.len() - 1].to_vec();
         for generation in [older(&self.records), older(&self.keys)].concat() {
-            // Does nothing where nothing is in memory; doesn't wait for the flush.
-            if let Err(error) = generation.keyspace.rotate_memtable() {
-                tracing::warn!(?generation, %error, "a flush was put off");
-            }
+            start_flush(&generation.keyspace);
         }
     }
 
@@ -161,6 +164,13 @@ impl Generations {
 
     pub(super) fn newest_keys(&self) -> &Generation {
         self.keys.last().expect("never empty")
+    }
+}
+
+/// Starts flushing what a keyspace holds in memory, if anything; doesn't wait for it.
+pub(super) fn start_flush(keyspace: &Keyspace) {
+    if let Err(error) = keyspace.rotate_memtable() {
+        tracing::warn!(keyspace = %keyspace.name(), %error, "a flush was put off");
     }
 }
 

@@ -340,10 +340,20 @@ impl Shared {
             }
             Ok(dropped)
         })?;
+        if dropped.is_empty() {
+            return Ok(());
+        }
         for generation in dropped {
             self.database
                 .delete_keyspace(generation.keyspace)
                 .map_err(|error| fault(error.into()))?;
+        }
+        // Until all that its older journal files hold is flushed, fjall keeps them, and for their sake
+        // the files of the keyspaces that have gone. Where little is written that takes long.
+        let generations = self.published().generations;
+        let newest = [generations.newest_records(), generations.newest_keys()];
+        for keyspace in [&newest[0].keyspace, &newest[1].keyspace, &self.state] {
+            generations::start_flush(keyspace);
         }
         Ok(())
     }
@@ -383,11 +393,12 @@ impl Shared {
         newest.bytes = newest.bytes.max(written);
         let volume =
             rustix::fs::statvfs(&self.path).map_err(|error| ReadError::Fault(error.into()))?;
-        // Without what is set aside for root.
-        let blocks = volume.f_blocks - (volume.f_bfree - volume.f_bavail);
+        // Without what is set aside for root. Some file systems say nothing, which is no size.
+        let set_aside = volume.f_bfree.saturating_sub(volume.f_bavail);
+        let blocks = volume.f_blocks.saturating_sub(set_aside);
         Ok(Usage {
             bytes: self.database.disk_space().map_err(failed)?,
-            volume_bytes: Some(blocks.saturating_mul(volume.f_frsize)),
+            volume_bytes: Some(blocks.saturating_mul(volume.f_frsize)).filter(|bytes| *bytes > 0),
             records,
             keys: generations.keys.iter().map(|keys| keys.first).collect(),
         })

@@ -329,6 +329,116 @@ async fn forgotten_keys_give_their_keyspaces_back_and_stay_forgotten() {
 }
 
 #[tokio::test]
+async fn keys_that_can_not_be_cut_for_their_number_cut_no_records_either() {
+    let mut fixture = Fixture::new();
+    fixture.options.generation_bytes_max = u64::MAX;
+    let journal = fixture.open();
+    for number in 1..=40 {
+        journal.append(entries([number])).await.unwrap();
+        journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    }
+    let most = generations::KEY_GENERATIONS_MAX;
+    let usage = journal.usage().await.unwrap();
+    assert_eq!((usage.records.len(), usage.keys.len()), (most, most));
+    // As soon as one may begin, both do.
+    journal.trim(Seq::new(41)).await.unwrap();
+    journal.forget(Seq::new(5)).await.unwrap();
+    fill(&journal, 41..=41).await;
+    journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    let usage = journal.usage().await.unwrap();
+    assert_eq!(usage.keys.last(), Some(&Seq::new(42)));
+    assert_eq!(usage.records.last().unwrap().first, Seq::new(42));
+}
+
+#[tokio::test]
+async fn a_crash_between_the_commit_of_a_trim_and_the_deletion_leaves_nothing_behind() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    for number in 1..=20 {
+        journal.append(entries([number])).await.unwrap();
+        journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    }
+    let shared = &journal.shared;
+    let keyspaces = shared.database.keyspace_count();
+    let committed = shared.write(|writer| {
+        let old = shared.published().generations;
+        let mut generations = Generations::clone(&old);
+        let dropped = generations.trim(Seq::new(15)).len() + generations.forget(Seq::new(9)).len();
+        let write = OwnedWriteBatch::with_capacity(shared.database.clone(), 2);
+        shared.commit(write, &old, &Arc::new(generations), writer.head)?;
+        Ok(dropped)
+    });
+    let dropped = committed.unwrap();
+    assert!(dropped > 20);
+    assert_eq!(shared.database.keyspace_count(), keyspaces);
+    drop(journal);
+
+    for _ in 0..2 {
+        let journal = fixture.open();
+        assert_eq!(
+            journal.shared.database.keyspace_count(),
+            keyspaces - dropped
+        );
+        assert_eq!(journal.bounds().earliest, Seq::new(15));
+        assert_eq!(read_all(&journal).await.len(), 6);
+        assert_eq!(journal.usage().await.unwrap().keys[0], Seq::new(9));
+        drop(journal);
+        let folders = fs::read_dir(fixture.path().join("journal/keyspaces")).unwrap();
+        // And the one in which fjall keeps the names.
+        assert_eq!(folders.count(), keyspaces - dropped + 1);
+    }
+}
+
+#[tokio::test]
+async fn disk_comes_back_when_nothing_is_written_after_a_trim() {
+    const MIB: u64 = 1024 * 1024;
+    let mut fixture = Fixture::new();
+    fixture.options.generation_bytes_max = 8 * MIB;
+    let journal = fixture.open();
+    let folder = fixture.path().join("journal");
+    let journals = || {
+        let files = fs::read_dir(&folder).unwrap().filter_map(Result::ok);
+        files
+            .filter(|file| file.path().extension().is_some_and(|end| end == "jnl"))
+            .count()
+    };
+    // Below 4 KiB, so that fjall doesn't compress it; so much that it begins a second file, in which
+    // the first one's keyspaces are named.
+    let record = Bytes::from(vec![7; 4000]);
+    let mut next = 0;
+    while journals() < 2 {
+        let batch = Batch {
+            entries: (next..next + 500)
+                .map(|number| entry(number, record.clone()))
+                .collect(),
+            state: Vec::new(),
+        };
+        journal.append(batch).await.unwrap();
+        next += 500;
+    }
+    wait_until(|| {
+        let generations = journal.shared.published().generations;
+        let (_, older) = generations.records.split_last().unwrap();
+        older.iter().all(|one| one.keyspace.table_count() > 0)
+    })
+    .await;
+    // What is told is what is there; fjall's newest file is told as large as it may become.
+    let (told, taken) = (
+        journal.usage().await.unwrap().bytes,
+        disk_bytes(fixture.path()),
+    );
+    assert!(
+        taken <= told + MIB && told <= taken + 65 * MIB,
+        "{told} told, {taken} taken"
+    );
+    let end = Seq::new(next + 1);
+    assert_eq!(journal.trim(end).await.unwrap(), end);
+    wait_until(|| journals() == 1 && disk_bytes(&folder.join("keyspaces")) < 3 * MIB).await;
+    let told = journal.usage().await.unwrap().bytes;
+    assert!(told < 65 * MIB, "{told} told");
+}
+
+#[tokio::test]
 async fn a_reader_of_what_is_trimmed_ends_before_its_disk_is_given_back() {
     let fixture = Fixture::new();
     let journal = fixture.open();
@@ -631,11 +741,34 @@ async fn a_trim_gives_disk_back() {
     read_all(&journal).await;
 }
 
+#[tokio::test]
+async fn a_trim_of_a_journal_that_rests_gives_its_disk_back_too() {
+    const MIB: u64 = 1024 * 1024;
+    let mut fixture = Fixture::new();
+    fixture.options.generation_bytes_max = 8 * MIB;
+    let journal = fixture.open();
+    // More than one of fjall's journal files holds.
+    for number in 0..160 {
+        let record = Bytes::from(vec![u8::try_from(number).unwrap(); 512 * 1024]);
+        let batch = Batch {
+            entries: vec![entry(number, record)],
+            state: Vec::new(),
+        };
+        journal.append(batch).await.unwrap();
+    }
+    assert!(disk_bytes(fixture.path()) > 80 * MIB);
+    journal.trim(Seq::new(161)).await.unwrap();
+    // What is written to now, and what its own journal file took.
+    wait_until(|| disk_bytes(fixture.path()) < 24 * MIB).await;
+}
+
 /// One step of a random history.
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<u64>, Option<u8>),
+    Cut(Cut),
     Trim(u64),
+    Forget(u64),
     Reopen,
 }
 
@@ -643,7 +776,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (proptest::collection::vec(0..60_u64, 0..8), any::<Option<u8>>())
             .prop_map(|(numbers, state)| Step::Append(numbers, state)),
+        1 => prop_oneof![Just(Cut::Records), Just(Cut::RecordsAndKeys)].prop_map(Step::Cut),
         2 => (0..60_u64).prop_map(Step::Trim),
+        1 => (0..60_u64).prop_map(Step::Forget),
         1 => Just(Step::Reopen),
     ]
 }
@@ -651,7 +786,8 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// The model is a journal in memory that never trims.
+    /// The model is a journal in memory, which trims and forgets to the place: to where this one,
+    /// which does so in whole units, has come.
     #[test]
     fn random_histories_match_the_model(steps in proptest::collection::vec(step(), 1..30)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -674,16 +810,25 @@ proptest! {
                         let was = journal.bounds().earliest;
                         let earliest = journal.trim(Seq::new(before)).await.unwrap();
                         assert!(was <= earliest && earliest <= was.max(Seq::new(before)));
+                        assert_eq!(model.trim(earliest).await.unwrap(), earliest);
+                    }
+                    Step::Cut(what) => journal.cut(what).await.unwrap(),
+                    Step::Forget(before) => {
+                        let known_from = async || journal.usage().await.unwrap().keys[0];
+                        let was = known_from().await;
+                        journal.forget(Seq::new(before)).await.unwrap();
+                        let known = known_from().await;
+                        let most = was.max(Seq::new(before).min(journal.bounds().earliest));
+                        assert!(was <= known && known <= most);
+                        model.forget(known).await.unwrap();
                     }
                     Step::Reopen => {
                         drop(journal);
                         journal = fixture.open();
                     }
                 }
-                let Bounds { earliest, head } = journal.bounds();
-                assert_eq!(head, model.bounds().head);
-                let kept = model.read(earliest, Direction::OldestFirst, ALL).await.unwrap();
-                assert_eq!(read_all(&journal).await, kept);
+                assert_eq!(journal.bounds(), model.bounds());
+                assert_eq!(read_all(&journal).await, read_all(&model).await);
                 assert_eq!(journal.state(b"").await.unwrap(), model.state(b"").await.unwrap());
             }
         });
