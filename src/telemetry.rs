@@ -226,13 +226,13 @@ pub fn head(sequence: u64) {
     gauge!(HEAD).set(sequence as f64);
 }
 
-/// What is kept: the earliest sequence, when that event was appended, and what it takes.
+/// What is kept: the earliest sequence, when that event was appended (if there is one), and what it
+/// takes.
 #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
 pub fn kept(earliest: u64, oldest_seconds: Option<i64>, bytes: u64) {
     gauge!(EARLIEST).set(earliest as f64);
-    if let Some(seconds) = oldest_seconds {
-        gauge!(OLDEST).set(seconds as f64);
-    }
+    // No number, so that nobody is warned of an event that has gone.
+    gauge!(OLDEST).set(oldest_seconds.map_or(f64::NAN, |seconds| seconds as f64));
     gauge!(JOURNAL_BYTES).set(bytes as f64);
 }
 

@@ -133,24 +133,18 @@ impl Retention {
                 _ = tick.tick() => {}
                 () = stop.cancelled() => return Ok(()),
             }
-            match self.look().await {
-                Ok(()) | Err(RetentionError::Busy) => {}
-                Err(RetentionError::Read(error)) => {
-                    tracing::error!(
-                        error = format!("{:#}", anyhow::Error::from(error)),
-                        "retention can't read the journal, trying again"
-                    );
-                }
-                Err(RetentionError::Write(error)) => return Err(error.into()),
-            }
+            self.look().await?;
         }
     }
 
-    async fn look(&mut self) -> Result<(), RetentionError> {
+    pub(super) async fn look(&mut self) -> Result<(), journal::AppendError> {
         let now = AppendTime::from_timestamp(self.clock.now());
-        self.cut_by_age(now).await?;
-        self.trim(now).await?;
-        self.forget(now).await
+        let cut = self.cut_by_age(now).await;
+        go_on(cut)?;
+        let trimmed = self.trim(now).await;
+        go_on(trimmed)?;
+        let forgotten = self.forget(now).await;
+        go_on(forgotten)
     }
 
     /// The first place that was not appended before some time ago.
@@ -163,17 +157,30 @@ impl Retention {
         }
     }
 
-    async fn trim(&mut self, now: AppendTime) -> Result<(), RetentionError> {
+    /// The first event that is not too old, and the first that is not even with the wait for
+    /// subscriptions.
+    async fn young(&self, now: AppendTime) -> Result<(Seq, Seq), ReadError> {
         let age_max = self.policy.age_max;
         let wait = self.policy.wait_for_subscriptions;
+        let after_wait = age_max.map(|age| age.saturating_add(wait));
+        Ok((
+            self.first_since(now, age_max).await?,
+            self.first_since(now, after_wait).await?,
+        ))
+    }
+
+    async fn trim(&mut self, now: AppendTime) -> Result<(), RetentionError> {
         let oldest_committed = self.subscriptions.oldest_committed();
+        let ages = self.young(now).await;
+        // Where a record can't be read nobody knows how old it is, but how large all is.
+        let unknown = (Seq::ZERO, Seq::ZERO);
+        let (young, young_after_wait) = ages.as_ref().copied().unwrap_or(unknown);
         let findings = Findings {
             usage: self.journal.usage().await?,
-            young: self.first_since(now, age_max).await?,
-            young_after_wait: self
-                .first_since(now, age_max.map(|age| age.saturating_add(wait)))
-                .await?,
-            oldest_committed: oldest_committed.filter(|_| !wait.is_zero()),
+            young,
+            young_after_wait,
+            oldest_committed: oldest_committed
+                .filter(|_| !self.policy.wait_for_subscriptions.is_zero()),
         };
         let (trim, excess) = decide(&self.policy, &findings);
         if excess > 0 && !std::mem::replace(&mut self.said_too_large, true) {
@@ -186,6 +193,10 @@ impl Retention {
         }
         self.said_too_large &= excess > 0;
         if let Some((before, reason)) = trim {
+            if findings.oldest_committed.is_some() {
+                // A commit that is queued counts once it is written, and it lies before this.
+                self.writer.append(Vec::new(), Vec::new()).await?;
+            }
             let first = self.journal.bounds().earliest;
             let earliest = self.journal.trim(before).await?;
             if earliest > first {
@@ -201,6 +212,7 @@ impl Retention {
             }
         }
         self.tell().await?;
+        ages?;
         Ok(())
     }
 
@@ -266,7 +278,7 @@ impl Retention {
         // What stands before a unit was appended before it was seen.
         let over = seen
             .iter()
-            .filter(|(_, at)| *at <= earlier(now, horizon))
+            .filter(|(_, at)| *at < earlier(now, horizon))
             .map(|(first, _)| *first)
             .max();
         if let Some(before) = over
@@ -305,7 +317,20 @@ fn earlier(now: AppendTime, ago: Duration) -> AppendTime {
     AppendTime(now.0.saturating_sub(nanos(ago)))
 }
 
-/// Why a look came to no end.
+/// Takes what one step came to: the next one goes on behind it, unless nothing can be written.
+fn go_on(step: Result<(), RetentionError>) -> Result<(), journal::AppendError> {
+    match step {
+        Ok(()) | Err(RetentionError::Busy) => {}
+        Err(RetentionError::Read(error)) => tracing::error!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "retention can't read the journal, trying again"
+        ),
+        Err(RetentionError::Write(error)) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Why a step of a look came to no end.
 #[derive(Debug, thiserror::Error)]
 enum RetentionError {
     /// The writer has no room for it now; the next look does it.

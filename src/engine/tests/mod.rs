@@ -1,6 +1,7 @@
 //! The engine against journals in memory that are slow, full or broken on purpose, and against a
 //! model over random histories.
 
+mod retention;
 mod subscriptions;
 
 use std::future::Future;
@@ -60,27 +61,9 @@ async fn start(limits: EngineLimits) -> Running {
 async fn start_on(memory: Arc<MemoryJournal>, limits: EngineLimits, now: i64) -> Running {
     let (journal, fault) = FaultJournal::new(memory);
     let journal = Arc::new(journal);
-    let preparation = Preparation {
-        classifier: Classifier::embedded(),
-        orgs: Orgs::default(),
-        keep: Keep::Provisioning,
-        event_bytes_max: 512 * 1024,
-    };
     let now = Arc::new(AtomicI64::new(now));
-    let time = Arc::clone(&now);
-    let clock = Clock::from_fn(move || Timestamp {
-        seconds: time.load(Ordering::SeqCst),
-        nanos: 0,
-    });
-    let (engine, writer) = Engine::new(
-        Arc::<FaultJournal<_>>::clone(&journal),
-        Arc::new(preparation),
-        RejectFile::none(),
-        clock,
-        limits,
-    )
-    .await
-    .unwrap();
+    let on = Arc::<FaultJournal<_>>::clone(&journal);
+    let (engine, writer) = engine_on(on, limits, &now).await;
     let stop = CancellationToken::new();
     let writer = spawn(writer.run(stop.clone()));
     Running {
@@ -91,6 +74,28 @@ async fn start_on(memory: Arc<MemoryJournal>, limits: EngineLimits, now: i64) ->
         stop,
         now,
     }
+}
+
+/// An engine whose clock shows `now`, in seconds, and its writer.
+async fn engine_on(
+    journal: Arc<dyn Journal>,
+    limits: EngineLimits,
+    now: &Arc<AtomicI64>,
+) -> (Engine, Writer) {
+    let preparation = Preparation {
+        classifier: Classifier::embedded(),
+        orgs: Orgs::default(),
+        keep: Keep::Provisioning,
+        event_bytes_max: 512 * 1024,
+    };
+    let time = Arc::clone(now);
+    let clock = Clock::from_fn(move || Timestamp {
+        seconds: time.load(Ordering::SeqCst),
+        nanos: 0,
+    });
+    let preparation = Arc::new(preparation);
+    let opened = Engine::new(journal, preparation, RejectFile::none(), clock, limits);
+    opened.await.unwrap()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test waits for what it starts")]

@@ -29,7 +29,7 @@ async fn with_subscription() -> Running {
     running
 }
 
-async fn create(engine: &Engine, id: &str) -> Snapshot {
+pub(super) async fn create(engine: &Engine, id: &str) -> Snapshot {
     let all = Filter::everything();
     let created = engine.subscriptions().create(id, &all, &Start::Earliest);
     created.await.unwrap()
@@ -40,13 +40,17 @@ async fn committed(engine: &Engine, id: &str) -> u64 {
     found.stored.committed().get()
 }
 
-async fn commit(engine: &Engine, session: &str, seq: u64) -> Result<(), SubscriptionError> {
+pub(super) async fn commit(
+    engine: &Engine,
+    session: &str,
+    seq: u64,
+) -> Result<(), SubscriptionError> {
     let cursor = engine.cursor(Seq::new(seq));
     engine.subscriptions().commit("a", session, &cursor).await
 }
 
 /// Opens a stream and reads all there is.
-async fn read_up(engine: &Engine, session: &str) -> EventStream {
+pub(super) async fn read_up(engine: &Engine, session: &str) -> EventStream {
     let mut stream = engine.subscribe(named("a", session)).await.unwrap();
     while !matches!(next(&mut stream).await, Delivery::CaughtUp { .. }) {}
     stream
