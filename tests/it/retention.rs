@@ -12,8 +12,8 @@ use tonic::Code;
 
 use crate::fixtures::{self, mixed, mixed_one};
 use crate::harness::{
-    Launch, Random, Server, accepted, after, as_subscription, earliest, eventually, everything,
-    following, json, refused, say, scratch, setting, statuses, to_head, within,
+    Launch, Random, Read, Server, Start, accepted, after, as_subscription, earliest, eventually,
+    everything, following, json, refused, say, scratch, setting, statuses, to_head, within,
 };
 
 /// Small units and little room, looked after often.
@@ -25,6 +25,17 @@ bytes_max = "3MiB"
 interval = "50ms"
 [subscribe]
 tail_bytes_max = "64KiB"
+"#;
+
+/// Units are cut, trimmed and forgotten all the time, by size and by age.
+const RESTLESS: &str = r#"
+[journal]
+generation_bytes_max = "1MiB"
+[retention]
+age_max = "2s"
+bytes_max = "2MiB"
+dedupe_horizon = "1s"
+interval = "5ms"
 "#;
 
 /// Events of one call, about 200 KiB.
@@ -48,6 +59,19 @@ async fn fill_past(server: &Server, mut next: u64, passed: u64) -> u64 {
         next += CALL;
     }
     next
+}
+
+/// Who asks for an old time or for the earliest is told where that is, and gets these events.
+async fn begins_behind(server: &Server, cursor: &str, expected: &[u64]) {
+    let old = prost_types::Timestamp::default();
+    for start in [earliest(), Start::Time(old)] {
+        let mut reader = server.subscribe(to_head(start)).await.unwrap();
+        let read = reader.read_to_end().await;
+        assert_eq!(read.confirmation.start_cursor, cursor);
+        assert_eq!(read.confirmation.earliest_cursor, cursor);
+        let sequences = read.events.iter().map(|event| event.sequence);
+        assert!(sequences.eq(expected.iter().copied()));
+    }
 }
 
 #[tokio::test]
@@ -111,10 +135,18 @@ async fn who_is_behind_is_told_what_is_gone_and_gets_all_the_rest() {
     };
     assert_eq!(gap.first_lost_sequence, 11);
     assert_eq!(place(&gap.resume_cursor), gap.last_lost_sequence);
-    let Some(Message::Batch(batch)) = reader.next().await.unwrap() else {
-        panic!("no events");
-    };
-    assert_eq!(batch.events[0].sequence, gap.last_lost_sequence + 1);
+    // One gap, and exactly the rest.
+    let mut read = Read::default();
+    reader.rest_into(&mut read).await;
+    let sequences: Vec<_> = read.events.iter().map(|event| event.sequence).collect();
+    assert!(
+        sequences
+            .iter()
+            .copied()
+            .eq(gap.last_lost_sequence + 1..=next)
+    );
+
+    begins_behind(&server, &gap.resume_cursor, &sequences).await;
 
     // A subscription is told as anybody else, and may go on behind the gap.
     let status = server
@@ -251,7 +283,7 @@ async fn kills_between_trims_and_cuts_leave_everything_whole() {
     let mut random = Random::of_run("retention");
     let directory = scratch();
     let file = directory.path().join("provident.toml");
-    std::fs::write(&file, SMALL).unwrap();
+    std::fs::write(&file, RESTLESS).unwrap();
     let launch =
         Launch::on(&directory.path().join("data")).with(&["--config", file.to_str().unwrap()]);
     let mut server = launch.start().await;
@@ -289,17 +321,33 @@ async fn kills_between_trims_and_cuts_leave_everything_whole() {
             process.kill();
         });
         server = launch.start().await;
-        let events = server.read_all(earliest()).await;
-        // Trims go on meanwhile, so the read itself says where it began.
-        let mut last = events.first().expect("the newest stay").sequence - 1;
+        // Trims go on meanwhile, so the reading itself says where it begins and what is gone.
+        let request = v1::SubscribeRequest {
+            on_gap: v1::OnGap::Skip.into(),
+            ..to_head(earliest())
+        };
+        let mut reader = server.subscribe(request).await.unwrap();
+        let mut last = place(&reader.confirmation().await.start_cursor);
         trims += u64::from(last > begin);
         begin = last;
-        for event in &events {
-            assert_eq!(event.sequence, last + 1, "a hole");
-            last = event.sequence;
-            let number = fixtures::number(&event.event.as_ref().unwrap().uuid);
-            let known = places.entry(number).or_insert(last);
-            assert_eq!(*known, last, "event {number} has moved");
+        let mut events = Vec::new();
+        loop {
+            match reader.next().await.unwrap().expect("an ending comes first") {
+                Message::Batch(batch) => events.extend(batch.events),
+                Message::Gap(gap) => {
+                    assert_eq!(gap.first_lost_sequence, last + 1);
+                    last = gap.last_lost_sequence;
+                }
+                Message::Ending(_) => break,
+                _ => {}
+            }
+            for event in events.drain(..) {
+                assert_eq!(event.sequence, last + 1, "a hole");
+                last = event.sequence;
+                let number = fixtures::number(&event.event.as_ref().unwrap().uuid);
+                let known = places.entry(number).or_insert(last);
+                assert_eq!(*known, last, "event {number} has moved");
+            }
         }
         let newest = places.values().max().copied().unwrap_or(0);
         assert!(last >= newest, "{last}, and {newest} was accepted");
@@ -309,4 +357,96 @@ async fn kills_between_trims_and_cuts_leave_everything_whole() {
          {} events were accepted",
         places.len()
     ));
+}
+
+#[tokio::test]
+async fn pages_go_on_over_a_trim_with_what_is_kept() {
+    let server = Server::start_configured(SMALL).await;
+    accepted(&server.ingest(mixed(0, CALL)).await);
+    let page = async |order: v1::ListOrder, page_token: String| {
+        let request = v1::ListEventsRequest {
+            filter: Some(everything()),
+            order: order.into(),
+            page_size: 60,
+            page_token,
+            ..v1::ListEventsRequest::default()
+        };
+        let answer = within(server.events().list_events(request)).await.unwrap();
+        answer.into_inner()
+    };
+    let forwards = page(v1::ListOrder::OldestFirst, String::new()).await;
+    assert_eq!(forwards.events.last().unwrap().sequence, 60);
+    let next = fill_past(&server, CALL, 500).await;
+    let begin = place(&earliest_cursor(&server).await);
+    // The end was pinned to what was there, all of which has gone.
+    let rest = page(v1::ListOrder::OldestFirst, forwards.next_page_token).await;
+    assert!(
+        rest.events.is_empty() && rest.next_page_token.is_empty(),
+        "{rest:?}"
+    );
+
+    for (order, expected) in [
+        (
+            v1::ListOrder::OldestFirst,
+            (begin + 1..=next).collect::<Vec<_>>(),
+        ),
+        (
+            v1::ListOrder::NewestFirst,
+            (begin + 1..=next).rev().collect(),
+        ),
+    ] {
+        let mut listed = Vec::new();
+        let mut token = String::new();
+        loop {
+            let page = page(order, token).await;
+            listed.extend(page.events.iter().map(|event| event.sequence));
+            token = page.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(listed, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_trim_is_told_in_the_log_and_by_metrics() {
+    let server = Server::start_configured(SMALL).await;
+    fill_past(&server, 0, 1).await;
+    let begin = place(&earliest_cursor(&server).await);
+    let gauge = |text: &str, name: &str| -> f64 {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a few thousands")]
+    let at_least = begin as f64 + 1.0;
+    // Told one by one at the end of the look that trimmed.
+    let text = eventually("the figures follow", async || {
+        let metrics = reqwest::get(format!("http://{}/metrics", server.addresses.admin));
+        let text = within(async { metrics.await.unwrap().text().await.unwrap() }).await;
+        let earliest = gauge(&text, "provident_journal_earliest_sequence");
+        let trimmed = gauge(&text, "provident_trimmed_events_total");
+        (earliest >= at_least && (earliest - 1.0 - trimmed).abs() < 0.5).then_some(text)
+    })
+    .await;
+    assert!(gauge(&text, "provident_journal_disk_bytes") > 1e6);
+    assert!(gauge(&text, "provident_journal_oldest_event_timestamp_seconds") > 1e9);
+
+    let log = server.process.log_text();
+    let line = log.lines().find_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        (line["fields"]["message"] == "events were removed by retention").then_some(line)
+    });
+    let line = line.expect("a trim is told");
+    assert_eq!(line["level"], "INFO");
+    let fields = &line["fields"];
+    assert_eq!(
+        (&fields["first"], &fields["reason"]),
+        (&1.into(), &"Size".into())
+    );
+    assert!(fields["last"].as_u64().is_some() && fields["freed_bytes"].as_u64().is_some());
 }
