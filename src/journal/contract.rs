@@ -39,7 +39,7 @@ macro_rules! contract {
                 #[tokio::test]
                 async fn $case() {
                     let directory = tempfile::tempdir().unwrap();
-                    super::$case(super::embedded_in(directory.path())).await;
+                    super::$case(super::embedded_in(directory.path(), super::GENERATION_BYTES)).await;
                 }
             )+
         }
@@ -77,10 +77,11 @@ contract! {
     failed_reads_are_told_apart,
 }
 
-fn embedded_in(path: &std::path::Path) -> EmbeddedJournal {
+/// An embedded journal without a reserve; for tests of what needs units of storage, too.
+pub(crate) fn embedded_in(path: &std::path::Path, generation_bytes_max: u64) -> EmbeddedJournal {
     let mut options = EmbeddedOptions::new(path.join("data"), ID.id);
     options.reserve_bytes = 0;
-    options.generation_bytes_max = GENERATION_BYTES;
+    options.generation_bytes_max = generation_bytes_max;
     EmbeddedJournal::open(options).unwrap()
 }
 

@@ -13,7 +13,7 @@ pub mod embedded;
 pub mod memory;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 #[cfg(test)]
 pub mod fault;
 

@@ -5,8 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::engine::retention::{Retention, RetentionPolicy};
-use crate::journal::embedded::{EmbeddedJournal, EmbeddedOptions};
-use crate::journal::{Batch, Cut, DedupeKey, Entry};
+use crate::journal::{Batch, Cut, DedupeKey, Entry, contract};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -20,10 +19,10 @@ const POLICY: RetentionPolicy = RetentionPolicy {
     interval: Duration::from_secs(1),
 };
 
-/// An engine on an embedded journal, the days of its clock, and how to break the journal.
+/// An engine on a journal in a directory, the days of its clock, and how to break the journal.
 struct Kept {
     engine: Engine,
-    journal: Arc<FaultJournal<Arc<EmbeddedJournal>>>,
+    journal: Arc<FaultJournal<Arc<dyn Journal>>>,
     retention: Retention,
     fault: FaultControl,
     now: Arc<AtomicI64>,
@@ -33,11 +32,9 @@ struct Kept {
 
 impl Kept {
     async fn open(directory: &TempDir, policy: RetentionPolicy) -> Self {
-        let mut options = EmbeddedOptions::new(directory.path().join("data"), *b"retained");
-        options.reserve_bytes = 0;
         // A few events, so that there are many units.
-        options.generation_bytes_max = 16 * 1024;
-        let journal = Arc::new(EmbeddedJournal::open(options).unwrap());
+        let journal = contract::embedded_in(directory.path(), 16 * 1024);
+        let journal: Arc<dyn Journal> = Arc::new(journal);
         let (journal, fault) = FaultJournal::new(journal);
         let journal = Arc::new(journal);
         let now = Arc::default();
