@@ -221,6 +221,43 @@ impl Process {
         }
     }
 
+    /// Waits until it says SERVING, or has ended and all that it said was read.
+    pub(crate) async fn serving_or_ended(mut self, launch: Launch) -> Result<Server, Self> {
+        let mut health = None;
+        loop {
+            if self.child.try_wait().unwrap().is_some() {
+                self.kill();
+                return Err(self);
+            }
+            let addresses = self.log.lock().unwrap().addresses.clone();
+            if health.is_none()
+                && let Some(addresses) = addresses
+                && let Ok(channel) = endpoint(&addresses.grpc).connect().await
+            {
+                health = Some((HealthClient::new(channel), addresses));
+            }
+            if let Some((client, addresses)) = &mut health
+                && matches!(health_of(client, "").await, Ok(ServingStatus::Serving))
+                && let Ok(channel) = endpoint(&addresses.grpc).connect().await
+            {
+                return Ok(Server {
+                    channel,
+                    addresses: addresses.clone(),
+                    started_in: self.started.elapsed(),
+                    process: self,
+                    launch,
+                    own_data_dir: None,
+                });
+            }
+            assert!(
+                self.started.elapsed() < PATIENCE,
+                "the server neither serves nor ends\n{}",
+                self.log_text()
+            );
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Waits until it says SERVING. Dropping this changes nothing.
     pub(crate) async fn until_serving(&mut self) -> Addresses {
         let addresses = self.listening().await;
@@ -587,11 +624,15 @@ impl Reader {
     }
 }
 
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap_or_else(|error| panic!("{address:?}: {error}"))
+        .tcp_nodelay(true)
+}
+
 /// Connects, trying again until the patience ends.
 async fn connect(address: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .unwrap_or_else(|error| panic!("{address:?}: {error}"))
-        .tcp_nodelay(true);
+    let endpoint = endpoint(address);
     let since = Instant::now();
     loop {
         match endpoint.connect().await {
@@ -708,6 +749,11 @@ impl Random {
         let seed =
             setting("PROVIDENT_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
         say(&format!("{test}: PROVIDENT_SEED={seed}"));
+        Self(seed)
+    }
+
+    /// The numbers of a seed that is part of what is tested.
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 

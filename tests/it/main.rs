@@ -13,6 +13,7 @@ mod mock_okta;
 
 mod bad_input;
 mod classifier;
+mod damaged;
 mod histories;
 mod hook;
 mod ingest;
