@@ -142,6 +142,10 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// Which journal this is; fixed while it is open.
     fn id(&self) -> JournalId;
 
+    /// Whether this can still append, as far as that is known without appending. An error is a
+    /// `Fault`.
+    async fn check(&self) -> Result<(), AppendError>;
+
     /// What can be read now. Never names what is not durable.
     fn bounds(&self) -> Bounds;
 
@@ -181,6 +185,10 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
 impl<J: Journal + ?Sized> Journal for std::sync::Arc<J> {
     fn id(&self) -> JournalId {
         J::id(self)
+    }
+
+    async fn check(&self) -> Result<(), AppendError> {
+        J::check(self).await
     }
 
     fn bounds(&self) -> Bounds {

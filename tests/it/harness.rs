@@ -60,7 +60,10 @@ pub(crate) fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 pub(crate) fn provident() -> Command {
     let binary = setting::<PathBuf>("PROVIDENT_BIN")
         .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_provident")));
-    let mut command = Command::new(binary);
+    without_settings(Command::new(binary))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         // The tests' own settings look like the server's.
         if name.to_string_lossy().starts_with("PROVIDENT_") {
@@ -81,6 +84,7 @@ pub(crate) struct Launch {
     data_dir: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    through: Vec<String>,
 }
 
 impl Launch {
@@ -89,6 +93,7 @@ impl Launch {
             data_dir: data_dir.to_owned(),
             arguments: Vec::new(),
             variables: Vec::new(),
+            through: Vec::new(),
         }
     }
 
@@ -106,9 +111,20 @@ impl Launch {
         self
     }
 
+    /// Starts it through a program that becomes it (`exec`), with arguments of that program.
+    pub(crate) fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Starts the process, and waits for nothing.
     pub(crate) fn spawn(&self) -> Process {
         let mut command = provident();
+        if let [program, arguments @ ..] = &self.through[..] {
+            let binary = command.get_program().to_owned();
+            command = without_settings(Command::new(program));
+            command.args(arguments).arg(binary);
+        }
         command
             .args(["serve", "--log-format", "json"])
             .args(["--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
@@ -302,6 +318,11 @@ impl Process {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits until it has ended by itself.

@@ -6,6 +6,7 @@
 //! The binary is the one that cargo built, or the one that `PROVIDENT_BIN` names.
 #![cfg(test)]
 
+mod disk;
 mod fixtures;
 mod golden;
 mod harness;
@@ -14,6 +15,8 @@ mod mock_okta;
 mod bad_input;
 mod classifier;
 mod damaged;
+mod failing_disk;
+mod full_disk;
 mod histories;
 mod hook;
 mod ingest;
@@ -30,3 +33,4 @@ mod subscribe;
 mod subscriptions;
 mod tidy;
 mod tls;
+mod wrong_directory;

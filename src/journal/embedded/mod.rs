@@ -145,6 +145,15 @@ impl Journal for EmbeddedJournal {
         self.shared.id
     }
 
+    async fn check(&self) -> Result<(), AppendError> {
+        // fjall moves rows to tables and merges them in threads of its own. When one of them fails
+        // it says so at the next write only: this is a write of nothing.
+        self.blocking(|shared| shared.database.persist(PersistMode::Buffer))
+            .await
+            .map_err(AppendError::Fault)?
+            .map_err(|error| fault(error.into()))
+    }
+
     fn bounds(&self) -> Bounds {
         let published = self.shared.published();
         Bounds {
