@@ -20,6 +20,10 @@ const BATCH_EVENTS: &str = "provident_batch_events";
 const WRITTEN: &str = "provident_written_bytes_total";
 const QUEUE: &str = "provident_queue_bytes";
 const HEAD: &str = "provident_journal_head_sequence";
+const EARLIEST: &str = "provident_journal_earliest_sequence";
+const OLDEST: &str = "provident_journal_oldest_event_timestamp_seconds";
+const JOURNAL_BYTES: &str = "provident_journal_disk_bytes";
+const TRIMMED: &str = "provident_trimmed_events_total";
 const READERS: &str = "provident_readers";
 const STREAMED: &str = "provident_streamed_events_total";
 const REFUSED: &str = "provident_refused_calls_total";
@@ -60,6 +64,21 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
             ],
         )?
         .install_recorder()?;
+    describe_events();
+    describe_intakes();
+    // Known from the start, so that a rate over them is zero and not absent.
+    gauge!(QUEUE).set(0.0);
+    gauge!(READERS).set(0.0);
+    counter!(STREAMED).increment(0);
+    counter!(WRITTEN).increment(0);
+    counter!(COMMITS).increment(0);
+    counter!(TRIMMED).increment(0);
+    counter!(FENCED).increment(0);
+    counter!(EXPIRED).increment(0);
+    Ok(handle)
+}
+
+fn describe_events() {
     describe_counter!(
         EVENTS,
         Unit::Count,
@@ -91,6 +110,22 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         "Bytes of records that wait to be written"
     );
     describe_gauge!(HEAD, Unit::Count, "Sequence of the newest durable event");
+    describe_gauge!(
+        EARLIEST,
+        Unit::Count,
+        "Sequence of the oldest event that is kept"
+    );
+    describe_gauge!(
+        OLDEST,
+        Unit::Seconds,
+        "When the oldest event that is kept was appended"
+    );
+    describe_gauge!(
+        JOURNAL_BYTES,
+        Unit::Bytes,
+        "Bytes that the journal takes on its disk"
+    );
+    describe_counter!(TRIMMED, Unit::Count, "Events removed by retention");
     describe_gauge!(READERS, Unit::Count, "Open Subscribe streams");
     describe_counter!(STREAMED, Unit::Count, "Events sent on Subscribe streams");
     describe_counter!(REFUSED, Unit::Count, "Calls refused, by reason");
@@ -111,16 +146,6 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         Unit::Count,
         "Subscriptions deleted because nobody used them"
     );
-    describe_intakes();
-    // Known from the start, so that a rate over them is zero and not absent.
-    gauge!(QUEUE).set(0.0);
-    gauge!(READERS).set(0.0);
-    counter!(STREAMED).increment(0);
-    counter!(WRITTEN).increment(0);
-    counter!(COMMITS).increment(0);
-    counter!(FENCED).increment(0);
-    counter!(EXPIRED).increment(0);
-    Ok(handle)
 }
 
 fn describe_intakes() {
@@ -199,6 +224,20 @@ pub fn queue_bytes(bytes: usize) {
 #[expect(clippy::cast_precision_loss, reason = "sequences far below 2^52")]
 pub fn head(sequence: u64) {
     gauge!(HEAD).set(sequence as f64);
+}
+
+/// What is kept: the earliest sequence, when that event was appended, and what it takes.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub fn kept(earliest: u64, oldest_seconds: Option<i64>, bytes: u64) {
+    gauge!(EARLIEST).set(earliest as f64);
+    if let Some(seconds) = oldest_seconds {
+        gauge!(OLDEST).set(seconds as f64);
+    }
+    gauge!(JOURNAL_BYTES).set(bytes as f64);
+}
+
+pub fn trimmed(events: u64) {
+    counter!(TRIMMED).increment(events);
 }
 
 /// Counts a stream for as long as it lives.

@@ -19,7 +19,7 @@ use clap_complete::Shell;
 
 use self::client::{
     ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs, IngestArgs, ProbeArgs, ProtoArgs,
-    RulesCommand, SourcesArgs, TailArgs,
+    RulesCommand, SourcesArgs, SubscriptionsCommand, TailArgs,
 };
 use crate::config::{self, Config, Flag, Flags};
 use crate::telemetry;
@@ -42,6 +42,7 @@ Try it:
   provident classify event.json            the same for one event, without a server
   provident describe salesforce            what is known of an application or an event type
   provident sources                        whether events come in, and what is wrong if not
+  provident subscriptions list             who reads, and how far behind each is
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
 )]
@@ -91,6 +92,9 @@ enum ClientCommand {
     Applications(ApplicationsArgs),
     /// Show whether events come in: by which ways, when last, and what is wrong
     Sources(SourcesArgs),
+    /// Work on named subscriptions: places that readers go on from
+    #[command(subcommand)]
+    Subscriptions(SubscriptionsCommand),
     /// Work on rules of your own
     #[command(subcommand)]
     Rules(RulesCommand),

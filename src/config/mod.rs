@@ -276,6 +276,29 @@ section! {
     }
 }
 
+section! {
+    /// How long events are kept. They go in whole generations (`journal.generation_bytes_max`), the
+    /// oldest first; readers that have not come so far are told.
+    RetentionConfig = "retention" {
+        /// How long events are kept; 0s: for ever. Default 30days. What is kept may be a tenth older.
+        age_max: Duration = Duration::from_hours(30 * 24),
+        /// Bytes of events that are kept at the most; 0: as many as the volume holds. Default 0.
+        bytes_max: ByteSize = ByteSize::bytes(0),
+        /// Percent of the volume that the journal takes at the most. Default 80. It also leaves room for
+        /// `storage.reserve` and one generation. What other files take there makes no event go.
+        volume_percent_max: u32 = 80,
+        /// How much longer than `age_max` events wait for a subscription that has not committed them;
+        /// 0s: they don't. Default 0s. Limits of size never wait.
+        wait_for_subscriptions: Duration = Duration::ZERO,
+        /// How long an event is known by its org and uuid, so that it is kept once; 0s: for ever. Default
+        /// 100days: Okta keeps 90. Events that are still kept stay known in any case; about 50 bytes
+        /// each.
+        dedupe_horizon: Duration = Duration::from_hours(100 * 24),
+        /// How often it is looked whether something is to go. Default 10s.
+        interval: Duration = Duration::from_secs(10),
+    }
+}
+
 choice! {
     /// Which events are kept.
     Keep {
@@ -478,6 +501,7 @@ pub struct Config {
     pub admin: AdminConfig,
     pub journal: JournalConfig,
     pub storage: StorageConfig,
+    pub retention: RetentionConfig,
     pub classify: ClassifyConfig,
     pub ingest: IngestConfig,
     pub subscribe: SubscribeConfig,
@@ -582,6 +606,7 @@ impl Config {
             AdminConfig::KEYS,
             JournalSection::KEYS,
             StorageConfig::KEYS,
+            RetentionConfig::KEYS,
             ClassifyConfig::KEYS,
             IngestConfig::KEYS,
             SubscribeConfig::KEYS,
@@ -729,6 +754,7 @@ impl Reader {
             admin: AdminConfig::read(&mut self),
             journal: self.journal(),
             storage: StorageConfig::read(&mut self),
+            retention: RetentionConfig::read(&mut self),
             classify: ClassifyConfig::read(&mut self),
             ingest: IngestConfig::read(&mut self),
             subscribe: SubscribeConfig::read(&mut self),
@@ -878,7 +904,7 @@ impl Reader {
         }
     }
 
-    /// What the ways in need of their numbers.
+    /// What the ways in, and retention, need of their numbers.
     fn check_intakes(&mut self, config: &Config) {
         let answer_timeout = config.hook.answer_timeout;
         if answer_timeout >= OKTA_PATIENCE {
@@ -899,6 +925,11 @@ impl Reader {
                 100,
             ),
             ("poll.page_events_max", config.poll.page_events_max, 1000),
+            (
+                "retention.volume_percent_max",
+                config.retention.volume_percent_max,
+                100,
+            ),
         ] {
             if number > most {
                 let origin = self.origin(path);
@@ -913,6 +944,7 @@ impl Reader {
             ("poll.retry_delay", config.poll.retry_delay),
             ("poll.retry_delay_max", config.poll.retry_delay_max),
             ("sources.failing_after", config.sources.failing_after),
+            ("retention.interval", config.retention.interval),
         ] {
             if duration.is_zero() {
                 let origin = self.origin(path);

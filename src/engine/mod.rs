@@ -11,6 +11,7 @@ pub mod places;
 pub mod poller;
 pub mod query;
 pub mod rejects;
+pub mod retention;
 pub mod sources;
 pub mod stream;
 pub mod subscriptions;
@@ -32,6 +33,7 @@ use self::intake::{Input, Kept, Preparation, Rejection, Taken};
 pub use self::places::{PlaceError, Start};
 use self::query::{Page, PageOptions, QueryRange};
 use self::rejects::{Reject, RejectFile};
+use self::retention::{Retention, RetentionPolicy};
 use self::stream::{AtHead, EventStream, OnGap, StreamOptions};
 use self::subscriptions::{SubscriptionError, SubscriptionLimits, Subscriptions};
 use self::tail::Tail;
@@ -512,6 +514,18 @@ impl Engine {
     /// The named subscriptions.
     pub fn subscriptions(&self) -> &Subscriptions {
         &self.0.subscriptions
+    }
+
+    /// What removes old events; its task is the caller's to run.
+    pub fn retention(&self, policy: RetentionPolicy) -> Retention {
+        Retention {
+            journal: Arc::clone(&self.0.journal),
+            writer: self.0.writer.clone(),
+            subscriptions: self.0.subscriptions.clone(),
+            clock: self.0.clock.clone(),
+            policy,
+            said_too_large: false,
+        }
     }
 
     /// Opens a stream.

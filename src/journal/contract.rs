@@ -66,6 +66,9 @@ contract! {
     a_trim_never_removes_a_later_record,
     a_trim_beyond_the_head_renumbers_nothing,
     trims_are_repeatable,
+    usage_names_units_that_begin_with_the_earliest,
+    a_cut_changes_nothing_that_is_seen,
+    what_is_forgotten_is_older_than_asked_and_gone,
     a_refused_append_leaves_no_gap,
     a_fault_poisons,
     an_append_of_unknown_outcome_is_found_by_a_retry,
@@ -380,6 +383,68 @@ async fn trims_are_repeatable(journal: impl Journal) {
     assert_eq!(journal.trim(Seq::ZERO).await.unwrap(), earliest);
 }
 
+async fn usage_names_units_that_begin_with_the_earliest(journal: impl Journal) {
+    fill(&journal, 20).await;
+    for before in [1, 8, 15, 21] {
+        let earliest = journal.trim(Seq::new(before)).await.unwrap();
+        let usage = journal.usage().await.unwrap();
+        assert_eq!(usage.records[0].first, earliest);
+        assert!(
+            usage
+                .records
+                .is_sorted_by(|one, next| one.first < next.first)
+        );
+        assert!(usage.keys.is_sorted_by(|one, next| one < next));
+        assert_eq!(usage.keys[0], Seq::FIRST);
+    }
+}
+
+async fn a_cut_changes_nothing_that_is_seen(journal: impl Journal) {
+    journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    for number in 1..=20 {
+        let appended = journal.append(entries([number])).await.unwrap();
+        assert_eq!(appended, [Appended::New(Seq::new(number))]);
+        for what in [Cut::Records, Cut::RecordsAndKeys, Cut::Records] {
+            journal.cut(what).await.unwrap();
+        }
+    }
+    assert_eq!(places(&read_all(&journal).await), seqs(1..=20));
+    let again = journal.append(entries(1..=20)).await.unwrap();
+    assert_eq!(again, (1..=20).map(|at| known(at, at)).collect::<Vec<_>>());
+}
+
+async fn what_is_forgotten_is_older_than_asked_and_gone(journal: impl Journal) {
+    for number in 1..=20 {
+        journal.append(entries([number])).await.unwrap();
+        journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    }
+    // What is there stays known, however old.
+    journal.forget(Seq::new(21)).await.unwrap();
+    let again = journal.append(entries(1..=20)).await.unwrap();
+    assert_eq!(again, (1..=20).map(|at| known(at, at)).collect::<Vec<_>>());
+
+    // Cutting what is empty changes nothing.
+    journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    let earliest = journal.trim(Seq::new(18)).await.unwrap();
+    journal.forget(Seq::new(12)).await.unwrap();
+    for number in earliest.get().min(12)..=20 {
+        let found = journal.find(key(number)).await.unwrap();
+        assert_eq!(found, Some((Seq::new(number), entry(number).fingerprint)));
+    }
+    // Each one once more, where it is forgotten.
+    let mut next = 21;
+    for number in 1..=20 {
+        let forgotten = journal.find(key(number)).await.unwrap().is_none();
+        let appended = journal.append(entries([number])).await.unwrap();
+        if forgotten {
+            assert_eq!(appended, [Appended::New(Seq::new(next))]);
+            next += 1;
+        } else {
+            assert_eq!(appended, [known(number, number)]);
+        }
+    }
+}
+
 async fn a_refused_append_leaves_no_gap(inner: impl Journal) {
     let (journal, control) = FaultJournal::new(inner);
     control.fail_append(1, AppendFailure::StorageFull);
@@ -407,8 +472,13 @@ async fn a_fault_poisons(inner: impl Journal) {
         let error = journal.append(entries([3])).await.unwrap_err();
         assert!(matches!(error, AppendError::Fault(_)));
     }
-    let error = journal.trim(Seq::new(2)).await.unwrap_err();
-    assert!(matches!(error, AppendError::Fault(_)));
+    for error in [
+        journal.trim(Seq::new(2)).await.unwrap_err(),
+        journal.cut(Cut::Records).await.unwrap_err(),
+        journal.forget(Seq::new(2)).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, AppendError::Fault(_)));
+    }
     assert_eq!(places(&read_all(&journal).await), seqs(1..=2));
 }
 

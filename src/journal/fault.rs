@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    AppendError, Appended, Batch, Bounds, DedupeKey, Direction, Fingerprint, Journal, ReadError,
-    ReadLimit, Record,
+    AppendError, Appended, Batch, Bounds, Cut, DedupeKey, Direction, Fingerprint, Journal,
+    ReadError, ReadLimit, Record, Usage,
 };
 use crate::domain::cursor::{JournalId, Seq};
 
@@ -176,6 +176,13 @@ impl FaultControl {
         self.shared.held.send_replace(None);
     }
 
+    fn check_write(&self) -> Result<(), AppendError> {
+        if self.plan().poisoned {
+            return Err(append_fault());
+        }
+        Ok(())
+    }
+
     fn check_read(&self, seq: Seq) -> Result<(), ReadError> {
         match self.plan().read_failure {
             None => Ok(()),
@@ -251,9 +258,22 @@ impl<J: Journal> Journal for FaultJournal<J> {
     }
 
     async fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
-        if self.control.plan().poisoned {
-            return Err(append_fault());
-        }
+        self.control.check_write()?;
         self.inner.trim(before).await
+    }
+
+    async fn usage(&self) -> Result<Usage, ReadError> {
+        self.control.check_read(Seq::ZERO)?;
+        self.inner.usage().await
+    }
+
+    async fn cut(&self, what: Cut) -> Result<(), AppendError> {
+        self.control.check_write()?;
+        self.inner.cut(what).await
+    }
+
+    async fn forget(&self, before: Seq) -> Result<(), AppendError> {
+        self.control.check_write()?;
+        self.inner.forget(before).await
     }
 }

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    AppendError, Appended, Batch, Bounds, DedupeKey, Direction, Fingerprint, Journal, ReadError,
-    ReadLimit, Record, may_take,
+    AppendError, Appended, Batch, Bounds, Cut, DedupeKey, Direction, Fingerprint, Journal,
+    ReadError, ReadLimit, Record, Unit, Usage, may_take,
 };
 use crate::domain::cursor::{JournalId, Seq};
 
@@ -159,5 +159,31 @@ impl Journal for MemoryJournal {
             contents.earliest = contents.earliest.next();
         }
         Ok(contents.earliest)
+    }
+
+    async fn usage(&self) -> Result<Usage, ReadError> {
+        let contents = self.contents();
+        let bytes = contents.records.iter().map(Bytes::len).sum::<usize>();
+        let bytes = u64::try_from(bytes).expect("a length fits 64 bits");
+        Ok(Usage {
+            bytes,
+            volume_bytes: None,
+            records: vec![Unit {
+                first: contents.earliest,
+                bytes,
+            }],
+            keys: vec![Seq::FIRST],
+        })
+    }
+
+    async fn cut(&self, _what: Cut) -> Result<(), AppendError> {
+        Ok(())
+    }
+
+    async fn forget(&self, before: Seq) -> Result<(), AppendError> {
+        let mut contents = self.contents();
+        let before = before.min(contents.earliest);
+        contents.keys.retain(|_, (seq, _)| *seq >= before);
+        Ok(())
     }
 }

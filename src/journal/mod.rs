@@ -86,6 +86,33 @@ pub struct Bounds {
     pub head: Seq,
 }
 
+/// What a journal takes on its disk, and the units in which it can give it back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// All bytes that it takes, what can't be given back included.
+    pub bytes: u64,
+    /// Bytes that its volume holds, whoever takes them; `None` where nobody knows.
+    pub volume_bytes: Option<u64>,
+    /// Units of records, oldest first; never empty. The newest is the one that is written to.
+    pub records: Vec<Unit>,
+    /// The first sequence of each unit of keys, oldest first; never empty.
+    pub keys: Vec<Seq>,
+}
+
+/// A unit of records: it goes as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unit {
+    pub first: Seq,
+    pub bytes: u64,
+}
+
+/// Of what a new unit begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    Records,
+    RecordsAndKeys,
+}
+
 /// How much one read gives at the most. At least one record is given if there is one.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimit {
@@ -179,6 +206,17 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
     ///
     /// Keys stay known. Gives the earliest place that can be read now.
     async fn trim(&self, before: Seq) -> Result<Seq, AppendError>;
+
+    /// What it takes on its disk.
+    async fn usage(&self) -> Result<Usage, ReadError>;
+
+    /// Begins new units with what is appended next, where units are cut by hand and the newest
+    /// holds anything; so that what is older can go.
+    async fn cut(&self, what: Cut) -> Result<(), AppendError>;
+
+    /// Forgets keys of places before `before`, as far as whole units of storage allow; never those
+    /// of later places, nor of records that are there.
+    async fn forget(&self, before: Seq) -> Result<(), AppendError>;
 }
 
 #[async_trait]
@@ -218,5 +256,17 @@ impl<J: Journal + ?Sized> Journal for std::sync::Arc<J> {
 
     async fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
         J::trim(self, before).await
+    }
+
+    async fn usage(&self) -> Result<Usage, ReadError> {
+        J::usage(self).await
+    }
+
+    async fn cut(&self, what: Cut) -> Result<(), AppendError> {
+        J::cut(self, what).await
+    }
+
+    async fn forget(&self, before: Seq) -> Result<(), AppendError> {
+        J::forget(self, before).await
     }
 }

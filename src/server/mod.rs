@@ -32,6 +32,7 @@ use crate::domain::cursor::JournalId;
 use crate::engine::clock::Clock;
 use crate::engine::intake::{Keep, Preparation};
 use crate::engine::rejects::RejectFile;
+use crate::engine::retention::RetentionPolicy;
 use crate::engine::subscriptions::SubscriptionLimits;
 use crate::engine::writer::{self, Writer, WriterLimits};
 use crate::engine::{Engine, EngineLimits, EngineSlot};
@@ -121,8 +122,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let (engine, writer) = start_engine(&config, journal, preparation, clock.clone()).await?;
     let writer_stop = CancellationToken::new();
     tasks.spawn("writer", writer.run(writer_stop.clone()));
-    let sweep = engine.subscriptions().clone().sweep(stop.clone());
-    tasks.spawn("subscriptions", sweep);
+    spawn_upkeep(&mut tasks, &engine, &config);
     restore(&sources, &engine).await?;
     slot.fill(engine.clone());
     grpc::set_serving(&health, true).await;
@@ -262,6 +262,37 @@ async fn start_engine(
     Engine::new(journal, preparation, rejects, clock, limits)
         .await
         .context("the journal can't be read")
+}
+
+/// What goes by itself: subscriptions that nobody uses, and old events.
+fn spawn_upkeep(tasks: &mut Tasks, engine: &Engine, config: &Config) {
+    let stop = tasks.stop_signal();
+    let sweep = engine.subscriptions().clone().sweep(stop.clone());
+    tasks.spawn("subscriptions", sweep);
+    let retention = engine.retention(retention_policy(config));
+    tasks.spawn("retention", retention.run(stop));
+}
+
+fn retention_policy(config: &Config) -> RetentionPolicy {
+    let limit = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+    let retention = &config.retention;
+    // Room for what is written until the next look, or appends would be refused first.
+    let unit_bytes = match config.journal {
+        JournalConfig::Embedded {
+            generation_bytes_max,
+            ..
+        } => generation_bytes_max.get(),
+        JournalConfig::Memory {} => 0,
+    };
+    RetentionPolicy {
+        age_max: limit(retention.age_max),
+        wait_for_subscriptions: retention.wait_for_subscriptions,
+        bytes_max: Some(retention.bytes_max.get()).filter(|bytes| *bytes > 0),
+        volume_percent_max: retention.volume_percent_max.into(),
+        free_bytes_min: config.storage.reserve.get().saturating_add(unit_bytes),
+        dedupe_horizon: limit(retention.dedupe_horizon),
+        interval: retention.interval,
+    }
 }
 
 async fn open_journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {

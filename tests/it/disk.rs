@@ -1,10 +1,13 @@
-//! Disks of the tests' own: mounted where root is allowed to, unmounted when dropped.
+//! Disks of the tests' own, mounted where root is allowed to and unmounted when dropped; and a look
+//! at what is on one after it did something wrong.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::say;
+use crate::fixtures;
+use crate::harness::{Server, earliest, say};
 
 /// A mounted file system. Unmounted when dropped.
 #[derive(Debug)]
@@ -65,4 +68,36 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
         let message = String::from_utf8_lossy(&output.stderr);
         Err(format!("{command:?}: {}", message.trim()))
     }
+}
+
+/// Checks a journal: what is certain is there, what is there was sent, and all has one order.
+///
+/// Gives what it holds.
+pub(crate) async fn check(
+    server: &Server,
+    certain: &HashMap<u64, u64>,
+    answered: &HashMap<u64, u64>,
+) -> HashMap<u64, u64> {
+    let events = server.read_all(earliest()).await;
+    let mut journal = HashMap::new();
+    for (event, expected) in events.iter().zip(1..) {
+        assert_eq!(event.sequence, expected, "a hole");
+        let uuid = &event.event.as_ref().unwrap().uuid;
+        let number = fixtures::number(uuid);
+        let given = fixtures::mixed_one(number);
+        assert_eq!(event.raw_json.as_ref(), Some(&given.json), "damaged");
+        assert_eq!(journal.insert(number, event.sequence), None, "kept twice");
+        if let Some(sequence) = answered.get(&number) {
+            assert_eq!(event.sequence, *sequence, "event {number} has moved");
+        }
+    }
+    for (number, sequence) in certain {
+        assert_eq!(
+            journal.get(number),
+            Some(sequence),
+            "event {number} was accepted as {sequence} and is lost; the journal has {}",
+            journal.len()
+        );
+    }
+    journal
 }

@@ -38,13 +38,12 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_types::StatusExt as _;
 
-use crate::disk::run;
+use crate::disk::{check, run};
 use crate::fixtures;
 use crate::harness::{
     self, Launch, ORG, Process, Random, Reader, Server, as_subscription, earliest, eventually,
     everything, following, json, say, setting, within,
 };
-use crate::power_cut::check;
 
 const CALLERS: u64 = 4;
 

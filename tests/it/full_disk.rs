@@ -22,13 +22,12 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt as _;
 
-use crate::disk::Mount;
+use crate::disk::{Mount, check};
 use crate::fixtures;
 use crate::harness::{
     self, Launch, ORG, Random, Server, accepted, as_subscription, eventually, everything, json,
     refused, say, setting, within,
 };
-use crate::power_cut::check;
 
 const DISK_MIB: u64 = 48;
 

@@ -2,7 +2,8 @@
 //! contract shows in review.
 //!
 //! `PROVIDENT_WRITE_GOLDEN=1 cargo test golden` writes the listings of the contract and of the
-//! sentences anew: they are there to be read. The record is never written anew: it stands for those that lie in journals.
+//! sentences anew: they are there to be read. The record and the subscription are
+//! never written anew: they stand for those that lie in journals.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,11 +14,12 @@ use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use provident::domain::catalogue::Catalogue;
-use provident::domain::classification::{Cause, Operation, Resource, Verdict};
+use provident::domain::classification::{Category, Cause, Operation, Resource, Verdict};
 use provident::domain::classify::classify;
 use provident::domain::cursor::{JournalId, Seq};
 use provident::domain::event::{Entity, ProvisioningEvent};
 use provident::wire::record::{RawPart, StoredEvent};
+use provident::wire::subscription::StoredSubscription;
 use provident::wire::{DESCRIPTOR, v1};
 
 fn golden(name: &str) -> PathBuf {
@@ -150,6 +152,20 @@ fn a_record_of_the_first_format_is_still_read() {
             .contains("Token is invalid or expired")
     );
     assert!(event.classification.unwrap().summary.contains("Ann Lee"));
+}
+
+#[test]
+fn a_subscription_of_the_first_format_is_still_read() {
+    let stored = std::fs::read(golden("subscription-1.bin")).unwrap();
+    let stored = StoredSubscription::parse(&stored).unwrap();
+    assert_eq!(stored.committed(), Seq::new(1234));
+    assert_eq!(stored.session, "f3a2");
+    assert_eq!(stored.activity_time().unwrap().seconds, 1_790_000_007);
+    assert_eq!(stored.etag(), "6ab13b80-5-1");
+    let filter = stored.filter().unwrap();
+    assert_eq!(filter.application_names, ["Slack"]);
+    assert_eq!(filter.categories, [Category::GroupPush]);
+    assert_eq!(filter.expression.unwrap().text(), "severity eq \"ERROR\"");
 }
 
 /// An error text for each cause; none where nothing is said.

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use crate::fixtures::mixed;
 use crate::harness::{
     Reader, Server, accepted, as_subscription, bad_fields, eventually, everything, following,
-    latest, refused, within,
+    latest, provident, refused, within,
 };
 
 fn from_earliest() -> CreateStart {
@@ -514,4 +514,40 @@ async fn limits_are_settings_and_what_is_unused_goes() {
         .await
         .unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::TooLarge);
+}
+
+#[tokio::test]
+async fn the_command_line_makes_shows_moves_and_deletes() {
+    let server = Server::start().await;
+    accepted(&server.ingest(mixed(0, 10)).await);
+    let run = |arguments: &str| {
+        let mut command = provident();
+        command
+            .args(["subscriptions"])
+            .args(arguments.split(' '))
+            .args(["--server", &server.addresses.grpc, "--output", "json"]);
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (code, made, _) = run("create a --from earliest --cause timeout,rate-limited");
+    assert_eq!(code, Some(0));
+    assert!(made.contains(r#""lagEvents":"10""#), "{made}");
+    assert!(made.contains("CAUSE_RATE_LIMITED"), "{made}");
+    assert_eq!(run("list").1.lines().count(), 1);
+    let (_, moved, _) = run("seek a --from latest");
+    assert!(!moved.contains("lagEvents"), "{moved}");
+    let (code, _, problem) = run("update a --etag outdated --security-only");
+    assert_eq!(code, Some(1));
+    assert!(problem.contains("changed since it was read"), "{problem}");
+    let (_, changed, _) = run("update a --security-only");
+    assert!(changed.contains(r#""securityOnly":true"#), "{changed}");
+    assert_eq!(run("delete a").0, Some(0));
+    let (code, _, problem) = run("get a");
+    assert_eq!(code, Some(1));
+    assert!(problem.contains("SUBSCRIPTION_NOT_FOUND"), "{problem}");
 }

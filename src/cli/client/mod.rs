@@ -13,6 +13,7 @@ mod page;
 mod rules;
 mod sources;
 mod split;
+mod subscriptions;
 mod tail;
 
 use std::fs;
@@ -32,6 +33,7 @@ pub use self::output::OutputClosed;
 use self::output::{OutputFormat, emit, note};
 pub use self::rules::RulesCommand;
 pub use self::sources::SourcesArgs;
+pub use self::subscriptions::SubscriptionsCommand;
 pub use self::tail::TailArgs;
 use super::{ClientCommand, UsageError};
 use crate::config::{Config, Flags};
@@ -74,6 +76,7 @@ pub(super) fn run(command: ClientCommand) -> anyhow::Result<()> {
         ClientCommand::EventTypes(args) => knowledge::event_types(&args),
         ClientCommand::Applications(args) => knowledge::applications(&args),
         ClientCommand::Sources(args) => sources::run(&args),
+        ClientCommand::Subscriptions(command) => subscriptions::run(&command),
         ClientCommand::Rules(command) => rules::run(&command),
         ClientCommand::Probe(args) => probe(&args),
         ClientCommand::Proto(args) => proto(&args),

@@ -121,7 +121,7 @@ fn text(source: &v1::Source, now: jiff::Timestamp) -> String {
 }
 
 /// A time with how long ago it was, or until it is.
-fn relative(time: prost_types::Timestamp, now: jiff::Timestamp) -> String {
+pub(super) fn relative(time: prost_types::Timestamp, now: jiff::Timestamp) -> String {
     let away = time.seconds - now.as_second();
     let at = shown_time(time);
     match away.signum() {
@@ -131,7 +131,7 @@ fn relative(time: prost_types::Timestamp, now: jiff::Timestamp) -> String {
     }
 }
 
-fn duration(seconds: i64) -> String {
+pub(super) fn duration(seconds: i64) -> String {
     let seconds = std::time::Duration::from_secs(seconds.max(0).unsigned_abs());
     humantime::format_duration(seconds).to_string()
 }

@@ -61,7 +61,7 @@ pub struct TailArgs {
 
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Which events")]
-struct FilterArgs {
+pub(super) struct FilterArgs {
     /// Verdicts [default: failure,warning,undetermined]
     #[arg(long, value_delimiter = ',', ignore_case = true, value_parser = axis!(Verdict))]
     verdict: Vec<Verdict>,
@@ -122,7 +122,7 @@ enum OnGapArg {
 
 /// Where to begin.
 #[derive(Clone, Debug, PartialEq)]
-enum From {
+pub(super) enum From {
     Earliest,
     Latest,
     Cursor(String),
@@ -130,7 +130,7 @@ enum From {
     Ago(Duration),
 }
 
-fn parse_from(text: &str) -> Result<From, String> {
+pub(super) fn parse_from(text: &str) -> Result<From, String> {
     match text {
         "earliest" => return Ok(From::Earliest),
         "latest" | "now" => return Ok(From::Latest),
@@ -149,7 +149,7 @@ fn parse_from(text: &str) -> Result<From, String> {
 }
 
 impl From {
-    fn start(&self, now: jiff::Timestamp) -> Start {
+    pub(super) fn start(&self, now: jiff::Timestamp) -> Start {
         match self {
             Self::Earliest => Start::Position(v1::Position::Earliest.into()),
             Self::Latest => Start::Position(v1::Position::Latest.into()),
@@ -169,7 +169,7 @@ impl From {
 }
 
 impl FilterArgs {
-    fn message(&self) -> v1::Filter {
+    pub(super) fn message(&self) -> v1::Filter {
         fn numbers<T: Copy>(values: &[T], number: fn(T) -> u8) -> Vec<i32> {
             values.iter().map(|value| number(*value).into()).collect()
         }

@@ -5,7 +5,7 @@
 //! `generation_bytes_max` record bytes, or when a trim reaches into the newest one. A new key
 //! keyspace begins only together with a record keyspace, once the keys of `key_cut_bytes` record
 //! bytes are in the newest one: keys stay when their records go, so their number can't follow
-//! that of the records. At [`KEY_GENERATIONS_MAX`] none begins any more; `key_cut_bytes` doubles
+//! that of the records; or when it is asked for, so that old keys can be forgotten. At [`KEY_GENERATIONS_MAX`] none begins any more; `key_cut_bytes` doubles
 //! instead, so that a later one, when old keys were dropped, begins at a size that lasts.
 //!
 //! Nothing here writes: the writer commits a table in the batch that first needs it.
@@ -19,6 +19,7 @@ use fjall::{Database, Keyspace};
 use super::keys::{self, GenerationTable, Head};
 use super::options;
 use crate::domain::cursor::Seq;
+use crate::journal::Cut;
 
 /// Each look-up of an unknown key asks every key keyspace: 1.3 µs with one, 1.9 with 8, 5.7 with
 /// 32 (measured, design.md section 6).
@@ -82,18 +83,27 @@ impl Generations {
     }
 
     /// These and a new record keyspace for what follows `head`, and a new key keyspace if the
-    /// newest is large enough. Creates the keyspaces; until a table with them is committed, they
+    /// newest is large enough or one is asked for. Creates the keyspaces; until a table with them is committed, they
     /// are orphans that the next open deletes.
-    pub(super) fn cut(&self, database: &Database, head: &mut Head) -> Result<Self, fjall::Error> {
+    pub(super) fn cut(
+        &self,
+        database: &Database,
+        head: &mut Head,
+        what: Cut,
+    ) -> Result<Self, fjall::Error> {
         let first = head.seq.next();
         let mut next = self.clone();
-        next.records.push(open_records(database, first)?);
-        head.record_bytes = 0;
-        if head.key_bytes >= self.key_cut_bytes {
+        // Where the newest holds nothing yet, it is the new one.
+        if self.newest_records().first < first {
+            next.records.push(open_records(database, first)?);
+            head.record_bytes = 0;
+        }
+        let is_due = head.key_bytes >= self.key_cut_bytes;
+        if self.newest_keys().first < first && (is_due || what == Cut::RecordsAndKeys) {
             if self.keys.len() < KEY_GENERATIONS_MAX {
                 next.keys.push(open_keys(database, first)?);
                 head.key_bytes = 0;
-            } else {
+            } else if is_due {
                 next.key_cut_bytes = self.key_cut_bytes.saturating_mul(2);
             }
         }
@@ -107,6 +117,17 @@ impl Generations {
             .take_while(|next| next.first <= before)
             .count();
         self.records.drain(..older).collect()
+    }
+
+    /// Takes out the key keyspaces that hold no key from `before` on, nor of a record that is there;
+    /// never the newest.
+    pub(super) fn forget(&mut self, before: Seq) -> Vec<Generation> {
+        let before = before.min(self.earliest());
+        let older = self.keys[1..]
+            .iter()
+            .take_while(|next| next.first <= before)
+            .count();
+        self.keys.drain(..older).collect()
     }
 
     /// Starts flushing what is complete to tables: nothing is written there any more, so fjall

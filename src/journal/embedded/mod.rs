@@ -24,6 +24,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::anyhow;
@@ -31,15 +32,15 @@ use async_trait::async_trait;
 use fjall::{Database, Keyspace, LsmError, OwnedWriteBatch, PersistMode, Readable};
 
 use self::directory::DataDirectory;
-use self::generations::{Generations, Published};
+use self::generations::{Generation, Generations, Published};
 use self::keys::Head;
 pub use self::open::OpenError;
 use self::open::Opened;
 pub use self::options::EmbeddedOptions;
 use self::room::Room;
 use super::{
-    AppendError, Appended, Batch, Bounds, DedupeKey, Direction, Entry, Fingerprint, Journal,
-    ReadError, ReadLimit, Record,
+    AppendError, Appended, Batch, Bounds, Cut, DedupeKey, Direction, Entry, Fingerprint, Journal,
+    ReadError, ReadLimit, Record, Unit, Usage,
 };
 use crate::domain::cursor::{JournalId, Seq};
 
@@ -58,6 +59,7 @@ struct Shared {
     state: Keyspace,
     writer: Mutex<Writer>,
     database: Database,
+    path: PathBuf,
     generation_bytes_max: u64,
     _directory: DataDirectory,
 }
@@ -119,10 +121,11 @@ impl EmbeddedJournal {
                 state,
                 writer: Mutex::new(Writer {
                     head,
-                    room: Room::new(options.path, options.reserve_bytes),
+                    room: Room::new(options.path.clone(), options.reserve_bytes),
                     poisoned: false,
                 }),
                 database,
+                path: options.path,
                 generation_bytes_max: options.generation_bytes_max,
                 _directory: directory,
             }),
@@ -193,7 +196,25 @@ impl Journal for EmbeddedJournal {
     }
 
     async fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
-        self.blocking(move |shared| shared.write(|writer| shared.trim(writer, before)))
+        self.blocking(move |shared| shared.trim(before))
+            .await
+            .map_err(AppendError::Fault)?
+    }
+
+    async fn usage(&self) -> Result<Usage, ReadError> {
+        self.blocking(Shared::usage)
+            .await
+            .map_err(ReadError::Fault)?
+    }
+
+    async fn cut(&self, what: Cut) -> Result<(), AppendError> {
+        self.blocking(move |shared| shared.write(|writer| shared.begin_units(writer, what)))
+            .await
+            .map_err(AppendError::Fault)?
+    }
+
+    async fn forget(&self, before: Seq) -> Result<(), AppendError> {
+        self.blocking(move |shared| shared.forget(before))
             .await
             .map_err(AppendError::Fault)?
     }
@@ -257,7 +278,7 @@ impl Shared {
         let is_due = head.record_bytes.saturating_add(record_bytes) > self.generation_bytes_max;
         let is_empty = head.seq < before.newest_records().first;
         if is_due && !is_empty && !new.is_empty() {
-            generations = Arc::new(self.cut(&before, &mut head)?);
+            generations = Arc::new(self.cut(&before, &mut head, Cut::Records)?);
         }
 
         let mut write = OwnedWriteBatch::with_capacity(
@@ -285,37 +306,111 @@ impl Shared {
         Ok(appended)
     }
 
-    fn trim(&self, writer: &mut Writer, before: Seq) -> Result<Seq, AppendError> {
-        let mut head = writer.head;
-        let before = before.min(head.seq.next());
-        let old = self.published().generations;
-        let mut generations = Generations::clone(&old);
-        // Else a journal that fills slowly would keep its records for years.
-        if generations.newest_records().first < before {
-            generations = self.cut(&old, &mut head)?;
-        }
-        let dropped = generations.trim(before);
-        let earliest = generations.earliest();
-        if generations.table() == old.table() {
-            return Ok(earliest);
-        }
-        let write = OwnedWriteBatch::with_capacity(self.database.clone(), 2);
-        self.commit(write, &old, &Arc::new(generations), head)?;
-        writer.head = head;
-        // Only now: after a crash in between, the next open deletes what no table names.
-        drop(old);
+    fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
+        self.drop_units(|writer, old| {
+            let mut head = writer.head;
+            let before = before.min(head.seq.next());
+            let mut generations = Generations::clone(old);
+            // Else a journal that fills slowly would keep its records for years.
+            if generations.newest_records().first < before {
+                generations = self.cut(old, &mut head, Cut::Records)?;
+            }
+            let dropped = generations.trim(before);
+            Ok((generations, head, dropped))
+        })?;
+        Ok(self.published().generations.earliest())
+    }
+
+    fn forget(&self, before: Seq) -> Result<(), AppendError> {
+        self.drop_units(|writer, old| {
+            let mut generations = Generations::clone(old);
+            let dropped = generations.forget(before);
+            Ok((generations, writer.head, dropped))
+        })
+    }
+
+    /// Commits the generations that are left, then drops the others: after a crash in between, the
+    /// next open deletes what no table names. Appends wait for the commit alone, not for files that
+    /// are removed.
+    fn drop_units(
+        &self,
+        decide: impl FnOnce(
+            &Writer,
+            &Generations,
+        ) -> Result<(Generations, Head, Vec<Generation>), AppendError>,
+    ) -> Result<(), AppendError> {
+        let dropped = self.write(|writer| {
+            let old = self.published().generations;
+            let (generations, head, dropped) = decide(writer, &old)?;
+            if generations.table() != old.table() {
+                let write = OwnedWriteBatch::with_capacity(self.database.clone(), 2);
+                self.commit(write, &old, &Arc::new(generations), head)?;
+                writer.head = head;
+            }
+            Ok(dropped)
+        })?;
         for generation in dropped {
             self.database
                 .delete_keyspace(generation.keyspace)
                 .map_err(|error| fault(error.into()))?;
         }
-        Ok(earliest)
+        Ok(())
+    }
+
+    fn begin_units(&self, writer: &mut Writer, what: Cut) -> Result<(), AppendError> {
+        let old = self.published().generations;
+        let mut head = writer.head;
+        let generations = Arc::new(self.cut(&old, &mut head, what)?);
+        if generations.table() == old.table() {
+            return Ok(());
+        }
+        let write = OwnedWriteBatch::with_capacity(self.database.clone(), 2);
+        self.commit(write, &old, &generations, head)?;
+        writer.head = head;
+        Ok(())
+    }
+
+    fn usage(&self) -> Result<Usage, ReadError> {
+        let failed = |error: fjall::Error| ReadError::Fault(error.into());
+        let generations = self.published().generations;
+        // Of the newest, most is in memory and in fjall's journal still.
+        let written = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .head
+            .record_bytes;
+        let mut records: Vec<_> = generations
+            .records
+            .iter()
+            .map(|generation| Unit {
+                first: generation.first,
+                bytes: generation.keyspace.disk_space(),
+            })
+            .collect();
+        let newest = records.last_mut().expect("never empty");
+        newest.bytes = newest.bytes.max(written);
+        let volume =
+            rustix::fs::statvfs(&self.path).map_err(|error| ReadError::Fault(error.into()))?;
+        // Without what is set aside for root.
+        let blocks = volume.f_blocks - (volume.f_bfree - volume.f_bavail);
+        Ok(Usage {
+            bytes: self.database.disk_space().map_err(failed)?,
+            volume_bytes: Some(blocks.saturating_mul(volume.f_frsize)),
+            records,
+            keys: generations.keys.iter().map(|keys| keys.first).collect(),
+        })
     }
 
     /// Generations with a new one. Its keyspaces are on disk, no table names them yet.
-    fn cut(&self, generations: &Generations, head: &mut Head) -> Result<Generations, AppendError> {
+    fn cut(
+        &self,
+        generations: &Generations,
+        head: &mut Head,
+        what: Cut,
+    ) -> Result<Generations, AppendError> {
         let next = generations
-            .cut(&self.database, head)
+            .cut(&self.database, head, what)
             .map_err(|error| fault(error.into()))?;
         // fjall flushes a keyspace's own directory, not the entry that names it.
         generations::sync_parent(&next.newest_records().keyspace)

@@ -306,6 +306,75 @@ async fn key_generations_stay_few_and_forget_nothing() {
 }
 
 #[tokio::test]
+async fn forgotten_keys_give_their_keyspaces_back_and_stay_forgotten() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    for number in 1..=10 {
+        journal.append(entries([number])).await.unwrap();
+        journal.cut(Cut::RecordsAndKeys).await.unwrap();
+    }
+    assert_eq!(journal.trim(Seq::new(11)).await.unwrap(), Seq::new(11));
+    let keys = |journal: &EmbeddedJournal| journal.shared.published().generations.keys.len();
+    assert_eq!(keys(&journal), 11);
+    let before = journal.shared.database.keyspace_count();
+    journal.forget(Seq::new(8)).await.unwrap();
+    assert_eq!(keys(&journal), 4);
+    assert_eq!(journal.shared.database.keyspace_count(), before - 7);
+    drop(journal);
+    let journal = fixture.open();
+    assert_eq!(keys(&journal), 4);
+    let appended = journal.append(entries([7, 8])).await.unwrap();
+    assert_eq!(appended[0], new(11));
+    assert!(matches!(appended[1], Appended::Known { seq, .. } if seq == Seq::new(8)));
+}
+
+#[tokio::test]
+async fn a_reader_of_what_is_trimmed_ends_before_its_disk_is_given_back() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    fill(&journal, 1..=20).await;
+    let held = journal.shared.published();
+    let path = held.generations.records[0].keyspace.path().to_owned();
+    journal.trim(Seq::new(15)).await.unwrap();
+    assert!(path.join("current").exists());
+    let read = read::read(&held, Seq::FIRST, Direction::OldestFirst, ALL).unwrap();
+    assert_eq!(read.len(), 20);
+    drop(held);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn many_rounds_of_filling_and_trimming_take_no_more_disk() {
+    let mut fixture = Fixture::new();
+    fixture.options.generation_bytes_max = 64 * 1024;
+    let journal = fixture.open();
+    let mut next = 0;
+    let mut taken = Vec::new();
+    for _ in 0..30 {
+        let record = Bytes::from(vec![7; 4096]);
+        let batch = Batch {
+            entries: (next..next + 64)
+                .map(|number| entry(number, record.clone()))
+                .collect(),
+            state: Vec::new(),
+        };
+        journal.append(batch).await.unwrap();
+        next += 64;
+        journal.trim(Seq::new(next)).await.unwrap();
+        journal.cut(Cut::RecordsAndKeys).await.unwrap();
+        journal.forget(Seq::new(next)).await.unwrap();
+        taken.push(journal.shared.database.keyspace_count());
+    }
+    // One generation that is written to, one before it, and the state.
+    assert!(taken.iter().all(|count| *count <= 8), "{taken:?}");
+    drop(journal);
+    let journal = fixture.open();
+    assert_eq!(journal.bounds().head, Seq::new(next));
+    let appended = journal.append(entries([next])).await.unwrap();
+    assert_eq!(appended, [new(next + 1)]);
+}
+
+#[tokio::test]
 async fn a_trim_reaches_into_the_newest_generation() {
     let mut fixture = Fixture::new();
     fixture.options.generation_bytes_max = u64::MAX;
