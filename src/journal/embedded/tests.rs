@@ -611,20 +611,21 @@ async fn what_is_known_of_tables_is_checked_before_fjall_reads_it() {
     drop(journal);
     let mut checked = 0;
     for keyspace in fs::read_dir(&keyspaces).unwrap() {
-        for file in fs::read_dir(keyspace.unwrap().path()).unwrap() {
-            let file = file.unwrap();
-            if file.file_type().unwrap().is_dir() {
-                continue;
-            }
-            let whole = fs::read(file.path()).unwrap();
+        let current = keyspace.unwrap().path().join("current");
+        let version = fs::read(&current).unwrap();
+        let version = u64::from_le_bytes(version[..8].try_into().unwrap());
+        // Beside it may lie an older one, which nobody reads any more.
+        let version = current.with_file_name(format!("v{version}"));
+        for file in [current, version] {
+            let whole = fs::read(&file).unwrap();
             for at in [0, whole.len() / 2, whole.len() - 1] {
                 let mut damaged = whole.clone();
                 damaged[at] ^= 1;
-                fs::write(file.path(), damaged).unwrap();
+                fs::write(&file, damaged).unwrap();
                 let error = fixture.refused();
                 assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
             }
-            fs::write(file.path(), whole).unwrap();
+            fs::write(&file, whole).unwrap();
             checked += 1;
         }
     }
