@@ -152,8 +152,9 @@ pub enum ReadError {
     #[error("what stood at sequence {asked} was removed by retention, the earliest is {earliest}")]
     Trimmed { asked: Seq, earliest: Seq },
     /// Stored bytes fail their checksum or a record that must be there is not. Call the operator.
-    #[error("the stored record at sequence {seq} is damaged")]
+    #[error("{} is damaged", what_stands_at(*seq))]
     Corrupt {
+        /// `Seq::ZERO` where it is not a record that is damaged, but a key or the table of state.
         seq: Seq,
         #[source]
         cause: Option<anyhow::Error>,
@@ -161,6 +162,14 @@ pub enum ReadError {
     /// The disk or the backend failed; trying again may help.
     #[error("the journal can't be read")]
     Fault(#[source] anyhow::Error),
+}
+
+fn what_stands_at(seq: Seq) -> String {
+    if seq == Seq::ZERO {
+        "what is stored beside the records".to_owned()
+    } else {
+        format!("the stored record at sequence {seq}")
+    }
 }
 
 /// A durable log of records with an index of keys and a small table of state.

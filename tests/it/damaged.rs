@@ -7,6 +7,8 @@
 //! - *refused*: the server does not start, and says in one sentence that the journal is damaged;
 //! - *named*: it serves, what it gives is what was accepted, byte for byte and in its place, and
 //!   what it can't give is `DATA_LOSS` / `RECORD_CORRUPT`;
+//! - *stopped*: the same, but when it is asked to write what it can't tell from a duplicate, it ends
+//!   with an error that names the damage;
 //! - *harmless*: it serves everything.
 //!
 //! Never a panic, never a wait without an end, nothing acknowledged that is gone without a word,
@@ -74,6 +76,8 @@ const DAMAGES: [Damage; 9] = [
 enum Outcome {
     Refused,
     Named,
+    /// It served, and ended when it had to look up a key that is damaged.
+    Stopped,
     Harmless,
 }
 
@@ -125,6 +129,9 @@ impl Stopped {
                     .collect();
                 accepted(&server.ingest(inputs.clone()).await);
                 stopped.inputs.extend(inputs);
+                // The last batch of all is of state alone.
+                let (id, committed) = subscribe_and_commit(&server, SUBSCRIPTIONS).await;
+                stopped.committed.insert(id, committed);
                 stopped.events = server.read_all(earliest()).await;
             }
             stop(&mut server.process).await;
@@ -260,7 +267,7 @@ fn flip(file: &Path, mut bytes: Vec<u8>, at: usize, random: &mut Random) -> Stri
 async fn judge(stopped: &Stopped, data: &Path) -> Result<(Outcome, String), String> {
     let launch = stopped.launch(data);
     let (judged, mut process) = match launch.spawn().serving_or_ended(launch).await {
-        Ok(server) => (judge_served(stopped, &server).await, server.process),
+        Ok(mut server) => (judge_served(stopped, &mut server).await, server.process),
         Err(process) => (judge_refused(&process), process),
     };
     process.kill();
@@ -283,15 +290,26 @@ fn judge_refused(process: &Process) -> Result<(Outcome, String), String> {
     }
 }
 
-async fn judge_served(stopped: &Stopped, server: &Server) -> Result<(Outcome, String), String> {
+async fn judge_served(stopped: &Stopped, server: &mut Server) -> Result<(Outcome, String), String> {
     let lost = [
         judge_stream(stopped, server).await?,
         judge_events(stopped, server).await?,
         judge_list(stopped, server, v1::ListOrder::OldestFirst).await?,
         judge_list(stopped, server, v1::ListOrder::NewestFirst).await?,
         judge_subscriptions(stopped, server).await?,
-        judge_intake(stopped, server).await?,
     ];
+    if let Err(status) = judge_intake(stopped, server).await? {
+        let ended = server.process.ended().await;
+        server.process.kill();
+        let log = server.process.log_text();
+        let error = log.lines().rfind(|line| line.starts_with("caused by: "));
+        return match error {
+            Some(error) if !ended.success() && log.contains("is damaged") => {
+                Ok((Outcome::Stopped, error.to_owned()))
+            }
+            _ => Err(format!("{ended} after {status:?}")),
+        };
+    }
     Ok(match lost.into_iter().flatten().next() {
         Some(named) => (Outcome::Named, named),
         None => (Outcome::Harmless, String::new()),
@@ -430,8 +448,8 @@ async fn judge_subscriptions(stopped: &Stopped, server: &Server) -> Result<Optio
     Ok(lost)
 }
 
-/// Nothing that was accepted is accepted again. Where keys are damaged, the call may be refused.
-async fn judge_intake(stopped: &Stopped, server: &Server) -> Result<Option<String>, String> {
+/// Nothing that was accepted is accepted again. Where keys are damaged, the call may fail.
+async fn judge_intake(stopped: &Stopped, server: &Server) -> Result<Result<(), Status>, String> {
     for (input, expected) in stopped.inputs.iter().zip(&stopped.events) {
         let request = v1::IngestRequest {
             org: ORG.to_owned(),
@@ -446,10 +464,30 @@ async fn judge_intake(stopped: &Stopped, server: &Server) -> Result<Option<Strin
                     return Err(format!("{} is taken again: {results:?}", expected.sequence));
                 }
             }
-            Err(status) => return named(&status),
+            Err(status) => return Ok(Err(status)),
         }
     }
-    Ok(None)
+    Ok(Ok(()))
+}
+
+/// What a file is, whichever of its kind.
+fn kind_of(file: &Path) -> String {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let is_version = name
+        .strip_prefix('v')
+        .is_some_and(|rest| rest.parse::<u64>().is_ok());
+    if file
+        .parent()
+        .is_some_and(|parent| parent.ends_with("tables"))
+    {
+        "table".to_owned()
+    } else if is_version {
+        "version file of a tree".to_owned()
+    } else if file.extension().is_some() {
+        "journal file".to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -482,19 +520,22 @@ async fn damage_to_any_file_is_refused_or_named_or_harmless() {
                 copy(&stopped.directory, &data);
                 if let Some(what) = damage.apply(&data.join(&file), &mut random) {
                     let outcome = judge(&stopped, &data).await;
-                    outcomes.push((format!("{} {what}", file.display()), outcome));
+                    outcomes.push((file, what, outcome));
                 }
                 std::fs::remove_dir_all(&data).unwrap();
             }
         });
     }
-    let mut counts = BTreeMap::<Outcome, usize>::new();
+    let mut counts = BTreeMap::<_, BTreeMap<Outcome, usize>>::new();
     let mut wrong = Vec::new();
     while let Some(outcomes) = workers.join_next().await {
-        for (what, outcome) in outcomes.unwrap() {
+        for (file, what, outcome) in outcomes.unwrap() {
             match outcome {
-                Ok((outcome, _)) => *counts.entry(outcome).or_default() += 1,
-                Err(problem) => wrong.push(format!("{what}: {problem}")),
+                Ok((outcome, _)) => {
+                    let counts = counts.entry(kind_of(&file)).or_default();
+                    *counts.entry(outcome).or_default() += 1;
+                }
+                Err(problem) => wrong.push(format!("{} {what}: {problem}", file.display())),
             }
         }
     }
