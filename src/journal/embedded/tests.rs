@@ -433,6 +433,25 @@ async fn after_a_fault_only_reads_go_on() {
 }
 
 #[tokio::test]
+async fn a_failure_of_fjalls_own_threads_is_noticed_without_a_write() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    fill(&journal, 1..=3).await;
+    journal.check().await.unwrap();
+    // The flush of what is in memory finds nowhere to put its table.
+    let generations = journal.shared.published().generations;
+    let keyspace = &generations.newest_records().keyspace;
+    fs::remove_dir_all(keyspace.path()).unwrap();
+    assert!(keyspace.rotate_memtable().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while journal.check().await.is_ok() {
+        assert!(Instant::now() < deadline, "it is never noticed");
+    }
+    let error = journal.append(entries([4])).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fault(_)));
+}
+
+#[tokio::test]
 async fn a_keyspace_that_is_missing_is_damage() {
     let fixture = Fixture::new();
     let journal = fixture.open();
