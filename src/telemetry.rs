@@ -346,7 +346,9 @@ pub fn install_log(level: &str, format: LogFormat) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(format!("{QUIET},{level}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // Where the log can't be written (a full disk), saying so in the same place would panic.
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => {
             builder

@@ -3,12 +3,14 @@
 //!
 //! - Nobody is answered, and no reader sees an event, before the journal says it is durable.
 //! - The queue is bounded in bytes; what does not fit is refused at once, as a whole.
-//! - After a failed write nothing more is taken, and the task ends with the error.
+//! - After a failed write nothing more is taken, and the task ends with the error. [`watch`] finds
+//!   what fails beside the writes.
 //!
 //! The writer does not linger for more, and knows nothing of what is in a record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,9 @@ const APPEND_TIME_KEY: &[u8] = b"append_time";
 
 /// Calls that wait in the queue, whatever their size; their bytes are bounded apart.
 const QUEUED_CALLS_MAX: usize = 4096;
+
+/// Short for whoever waits to be told, long for what a look costs (some microseconds).
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Permits are counted in units of this many bytes, since a semaphore counts to 2^32.
 const PERMIT_BYTES: usize = 256;
@@ -343,6 +348,22 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Fails when the journal can't append any more, also while no event comes or while the writer
+/// waits for what will never be done.
+pub async fn watch(journal: Arc<dyn Journal>, stop: CancellationToken) -> anyhow::Result<()> {
+    // Dropping either wait is safe: neither changes anything.
+    while stop
+        .run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL))
+        .await
+        .is_some()
+    {
+        if let Some(checked) = stop.run_until_cancelled(journal.check()).await {
+            checked?;
+        }
+    }
+    Ok(())
 }
 
 /// A call's number of events, where it is answered, and the room that it takes until then.

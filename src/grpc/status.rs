@@ -11,7 +11,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::domain::cursor::{Cursor, CursorError, JournalId};
+use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
 use crate::engine::intake::Rejection;
 use crate::engine::stream::StreamError;
 use crate::engine::subscriptions::SubscriptionError;
@@ -328,8 +328,12 @@ pub fn unreadable(journal: JournalId, error: ReadError) -> Refusal {
             Refusal::new(ErrorReason::CursorExpired, message).with("earliest_cursor", cursor)
         }
         ReadError::Corrupt { seq, cause } => {
-            tracing::error!(sequence = seq.get(), ?cause, "a stored record is damaged");
-            Refusal::new(ErrorReason::RecordCorrupt, message).with("sequence", seq.to_string())
+            tracing::error!(sequence = seq.get(), ?cause, "{message}");
+            let refusal = Refusal::new(ErrorReason::RecordCorrupt, message);
+            if seq == Seq::ZERO {
+                return refusal;
+            }
+            refusal.with("sequence", seq.to_string())
         }
         ReadError::Fault(cause) => {
             tracing::error!(cause = format!("{cause:#}"), "the journal can't be read");

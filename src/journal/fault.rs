@@ -205,6 +205,13 @@ impl<J: Journal> Journal for FaultJournal<J> {
         self.inner.id()
     }
 
+    async fn check(&self) -> Result<(), AppendError> {
+        if self.control.plan().poisoned {
+            return Err(append_fault());
+        }
+        self.inner.check().await
+    }
+
     fn bounds(&self) -> Bounds {
         self.inner.bounds()
     }

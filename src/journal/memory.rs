@@ -83,6 +83,10 @@ impl Journal for MemoryJournal {
         self.id
     }
 
+    async fn check(&self) -> Result<(), AppendError> {
+        Ok(())
+    }
+
     fn bounds(&self) -> Bounds {
         self.contents().bounds()
     }

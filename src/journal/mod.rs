@@ -152,8 +152,9 @@ pub enum ReadError {
     #[error("what stood at sequence {asked} was removed by retention, the earliest is {earliest}")]
     Trimmed { asked: Seq, earliest: Seq },
     /// Stored bytes fail their checksum or a record that must be there is not. Call the operator.
-    #[error("the stored record at sequence {seq} is damaged")]
+    #[error("{} is damaged", what_stands_at(*seq))]
     Corrupt {
+        /// `Seq::ZERO` where it is not a record that is damaged, but a key or the table of state.
         seq: Seq,
         #[source]
         cause: Option<anyhow::Error>,
@@ -163,11 +164,23 @@ pub enum ReadError {
     Fault(#[source] anyhow::Error),
 }
 
+fn what_stands_at(seq: Seq) -> String {
+    if seq == Seq::ZERO {
+        "what is stored beside the records".to_owned()
+    } else {
+        format!("the stored record at sequence {seq}")
+    }
+}
+
 /// A durable log of records with an index of keys and a small table of state.
 #[async_trait]
 pub trait Journal: fmt::Debug + Send + Sync + 'static {
     /// Which journal this is; fixed while it is open.
     fn id(&self) -> JournalId;
+
+    /// Whether this can still append, as far as that is known without appending. An error is a
+    /// `Fault`.
+    async fn check(&self) -> Result<(), AppendError>;
 
     /// What can be read now. Never names what is not durable.
     fn bounds(&self) -> Bounds;
@@ -219,6 +232,10 @@ pub trait Journal: fmt::Debug + Send + Sync + 'static {
 impl<J: Journal + ?Sized> Journal for std::sync::Arc<J> {
     fn id(&self) -> JournalId {
         J::id(self)
+    }
+
+    async fn check(&self) -> Result<(), AppendError> {
+        J::check(self).await
     }
 
     fn bounds(&self) -> Bounds {

@@ -34,7 +34,7 @@ use crate::engine::intake::{Keep, Preparation};
 use crate::engine::rejects::RejectFile;
 use crate::engine::retention::RetentionPolicy;
 use crate::engine::subscriptions::SubscriptionLimits;
-use crate::engine::writer::{Writer, WriterLimits};
+use crate::engine::writer::{self, Writer, WriterLimits};
 use crate::engine::{Engine, EngineLimits, EngineSlot};
 use crate::grpc::connection::accept;
 use crate::grpc::{self, GrpcLimits};
@@ -118,6 +118,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             return failed.context("a part of the service failed before the journal was open");
         }
     };
+    tasks.spawn("journal", writer::watch(Arc::clone(&journal), stop.clone()));
     let (engine, writer) = start_engine(&config, journal, preparation, clock.clone()).await?;
     let writer_stop = CancellationToken::new();
     tasks.spawn("writer", writer.run(writer_stop.clone()));

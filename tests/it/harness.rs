@@ -60,7 +60,10 @@ pub(crate) fn setting<T: std::str::FromStr>(name: &str) -> Option<T> {
 pub(crate) fn provident() -> Command {
     let binary = setting::<PathBuf>("PROVIDENT_BIN")
         .unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_provident")));
-    let mut command = Command::new(binary);
+    without_settings(Command::new(binary))
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         // The tests' own settings look like the server's.
         if name.to_string_lossy().starts_with("PROVIDENT_") {
@@ -81,6 +84,7 @@ pub(crate) struct Launch {
     data_dir: PathBuf,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
+    through: Vec<String>,
 }
 
 impl Launch {
@@ -89,6 +93,7 @@ impl Launch {
             data_dir: data_dir.to_owned(),
             arguments: Vec::new(),
             variables: Vec::new(),
+            through: Vec::new(),
         }
     }
 
@@ -106,9 +111,20 @@ impl Launch {
         self
     }
 
+    /// Starts it through a program that becomes it (`exec`), with arguments of that program.
+    pub(crate) fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// Starts the process, and waits for nothing.
     pub(crate) fn spawn(&self) -> Process {
         let mut command = provident();
+        if let [program, arguments @ ..] = &self.through[..] {
+            let binary = command.get_program().to_owned();
+            command = without_settings(Command::new(program));
+            command.args(arguments).arg(binary);
+        }
         command
             .args(["serve", "--log-format", "json"])
             .args(["--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"])
@@ -221,6 +237,43 @@ impl Process {
         }
     }
 
+    /// Waits until it says SERVING, or has ended and all that it said was read.
+    pub(crate) async fn serving_or_ended(mut self, launch: Launch) -> Result<Server, Self> {
+        let mut health = None;
+        loop {
+            if self.child.try_wait().unwrap().is_some() {
+                self.kill();
+                return Err(self);
+            }
+            let addresses = self.log.lock().unwrap().addresses.clone();
+            if health.is_none()
+                && let Some(addresses) = addresses
+                && let Ok(channel) = endpoint(&addresses.grpc).connect().await
+            {
+                health = Some((HealthClient::new(channel), addresses));
+            }
+            if let Some((client, addresses)) = &mut health
+                && matches!(health_of(client, "").await, Ok(ServingStatus::Serving))
+                && let Ok(channel) = endpoint(&addresses.grpc).connect().await
+            {
+                return Ok(Server {
+                    channel,
+                    addresses: addresses.clone(),
+                    started_in: self.started.elapsed(),
+                    process: self,
+                    launch,
+                    own_data_dir: None,
+                });
+            }
+            assert!(
+                self.started.elapsed() < PATIENCE,
+                "the server neither serves nor ends\n{}",
+                self.log_text()
+            );
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Waits until it says SERVING. Dropping this changes nothing.
     pub(crate) async fn until_serving(&mut self) -> Addresses {
         let addresses = self.listening().await;
@@ -265,6 +318,11 @@ impl Process {
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Waits until it has ended by itself.
@@ -587,11 +645,15 @@ impl Reader {
     }
 }
 
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap_or_else(|error| panic!("{address:?}: {error}"))
+        .tcp_nodelay(true)
+}
+
 /// Connects, trying again until the patience ends.
 async fn connect(address: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .unwrap_or_else(|error| panic!("{address:?}: {error}"))
-        .tcp_nodelay(true);
+    let endpoint = endpoint(address);
     let since = Instant::now();
     loop {
         match endpoint.connect().await {
@@ -708,6 +770,11 @@ impl Random {
         let seed =
             setting("PROVIDENT_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
         say(&format!("{test}: PROVIDENT_SEED={seed}"));
+        Self(seed)
+    }
+
+    /// The numbers of a seed that is part of what is tested.
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed)
     }
 

@@ -6,6 +6,7 @@
 //! The binary is the one that cargo built, or the one that `PROVIDENT_BIN` names.
 #![cfg(test)]
 
+mod disk;
 mod fixtures;
 mod golden;
 mod harness;
@@ -13,6 +14,9 @@ mod mock_okta;
 
 mod bad_input;
 mod classifier;
+mod damaged;
+mod failing_disk;
+mod full_disk;
 mod history;
 mod hook;
 mod ingest;
@@ -30,3 +34,4 @@ mod subscribe;
 mod subscriptions;
 mod tidy;
 mod tls;
+mod wrong_directory;

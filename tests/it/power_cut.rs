@@ -19,7 +19,7 @@
 //! `PROVIDENT_REQUIRE_POWER_CUT` is 1. `PROVIDENT_POWER_CUTS` is how many cuts.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
+use crate::disk::{Mount, run};
 use crate::fixtures;
 use crate::harness::{
     self, Launch, ORG, Random, Server, as_subscription, earliest, eventually, everything, json,
@@ -46,50 +47,6 @@ const IMAGE_BYTES: u64 = 4 << 30;
 
 /// The subscription that is read and committed.
 const SUBSCRIPTION: &str = "cut";
-
-/// A mounted image. Unmounted when dropped.
-struct Mount {
-    at: PathBuf,
-}
-
-impl Mount {
-    fn new(image: &Path, at: &Path) -> Result<Self, String> {
-        std::fs::create_dir_all(at).map_err(|error| error.to_string())?;
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(image)
-            .arg(at))?;
-        Ok(Self { at: at.to_owned() })
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // The kernel may need a moment to let go of the files of a process that was killed.
-        let gone = (0..200).any(|_| {
-            let gone = run(Command::new("umount").arg(&self.at)).is_ok();
-            if !gone {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            gone
-        });
-        if !gone {
-            say(&format!("power cut: {} stays mounted", self.at.display()));
-        }
-    }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command
-        .output()
-        .map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        let message = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{command:?}: {}", message.trim()))
-    }
-}
 
 fn make_image(image: &Path) -> Result<(), String> {
     let file = std::fs::File::create(image).map_err(|error| error.to_string())?;
@@ -131,7 +88,7 @@ async fn what_was_accepted_survives_a_power_cut() {
     let directory = harness::scratch();
     let image = directory.path().join("disk.img");
     let mount_at = directory.path().join("disk");
-    let mount = match make_image(&image).and_then(|()| Mount::new(&image, &mount_at)) {
+    let mount = match make_image(&image).and_then(|()| Mount::image(&image, &mount_at)) {
         Ok(mount) => mount,
         Err(problem) => {
             say(&format!(
@@ -178,7 +135,7 @@ async fn what_was_accepted_survives_a_power_cut() {
                 copy_held_still(&server, &image, &copy);
                 end(&mut server, callers).await;
                 let copy_at = directory.path().join("copy");
-                let copy_mount = Mount::new(&copy, &copy_at).unwrap();
+                let copy_mount = Mount::image(&copy, &copy_at).unwrap();
                 let restarted = launch(&copy_at).start().await;
                 let all = answered.lock().unwrap().clone();
                 check(&restarted, &certain, &all).await;
@@ -197,7 +154,7 @@ async fn what_was_accepted_survives_a_power_cut() {
                 );
                 end(&mut server, callers).await;
                 mount = None;
-                mount = Some(Mount::new(&image, &mount_at).unwrap_or_else(|problem| {
+                mount = Some(Mount::image(&image, &mount_at).unwrap_or_else(|problem| {
                     panic!("mounting after the cut, {}: {problem}", mount.is_none())
                 }));
                 certain

@@ -18,6 +18,7 @@ use crate::domain::classify::Classifier;
 use crate::engine::intake::Keep;
 use crate::engine::rejects::RejectFile;
 use crate::engine::stream::{Ending, StreamError};
+use crate::journal::Batch;
 use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, ReadFailure};
 use crate::journal::memory::MemoryJournal;
 use crate::journal::{Batch, DedupeKey, Entry};
@@ -282,6 +283,21 @@ async fn a_full_disk_refuses_and_intake_goes_on_by_itself() {
             ..
         }
     ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_cannot_append_is_noticed_while_nobody_appends() {
+    let running = start(LIMITS).await;
+    let watched = || Arc::<FaultJournal<_>>::clone(&running.journal);
+    let stop = CancellationToken::new();
+    let watch = spawn(super::writer::watch(watched(), stop.clone()));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert!(!watch.is_finished());
+    running.fault.fail_append(1, AppendFailure::Fault);
+    running.journal.append(Batch::default()).await.unwrap_err();
+    watch.await.unwrap().unwrap_err();
+    stop.cancel();
+    super::writer::watch(watched(), stop).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `FORMAT` | text: what this directory is, and its format version |
 //! | `journal/` | fjall's files |
+//! | `MARK` | how far the journal was known to be (`mark.rs`) |
 //! | `FORMAT.new`, `journal.new/` | what an interrupted creation left; removed at the next open |
 //!
-//! Both are made under the `.new` name, flushed and renamed, so whatever bears its own name is
+//! All are made under the `.new` name, flushed and renamed, so whatever bears its own name is
 //! complete. The directory itself is locked (`flock`), so that looking at a foreign one leaves no
 //! trace in it.
 
@@ -130,9 +131,8 @@ pub(super) fn from_io(path: &Path, source: io::Error) -> OpenError {
     let path = path.to_path_buf();
     match source.kind() {
         ErrorKind::NotADirectory => OpenError::NotADirectory { path },
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            OpenError::NotPermitted { path, source }
-        }
+        ErrorKind::PermissionDenied => OpenError::NotPermitted { path, source },
+        ErrorKind::ReadOnlyFilesystem => OpenError::ReadOnly { path },
         _ => OpenError::Io { path, source },
     }
 }

@@ -5,6 +5,8 @@
 //! - Readers go by what was published after the flush, never by what fjall shows: fjall applies
 //!   a batch row by row.
 //! - After any failed write this takes no more ([`AppendError::Fault`]); reads go on.
+//! - An end that was lost is told by a mark outside of it; fjall's own lists are checked before it
+//!   reads them.
 //! - What a crash leaves half done is repaired at open: unfinished creations, keyspaces that no
 //!   table names and a batch that a power cut tore are removed.
 //!
@@ -13,11 +15,13 @@
 mod directory;
 mod generations;
 mod keys;
+mod mark;
 mod open;
 mod options;
 mod read;
 mod room;
 mod tail;
+mod trees;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +38,7 @@ use fjall::{Database, Keyspace, LsmError, OwnedWriteBatch, PersistMode, Readable
 use self::directory::DataDirectory;
 use self::generations::{Generation, Generations, Published};
 use self::keys::Head;
+use self::mark::{Found, Known, Mark};
 pub use self::open::OpenError;
 use self::open::Opened;
 pub use self::options::EmbeddedOptions;
@@ -60,6 +65,8 @@ struct Shared {
     writer: Mutex<Writer>,
     database: Database,
     path: PathBuf,
+    /// After the database, so that it says what fjall's threads left.
+    mark: Mark,
     generation_bytes_max: u64,
     _directory: DataDirectory,
 }
@@ -93,18 +100,31 @@ impl EmbeddedJournal {
             open::create(&options).map_err(|error| open::from_fjall(&path, error))?;
             directory.adopt_journal().map_err(at)?;
         }
-        tail::mend(&path.join(directory::JOURNAL))
+        let damaged = |what| OpenError::Damaged {
+            path: path.clone(),
+            what,
+            cause: None,
+        };
+        let journal = path.join(directory::JOURNAL);
+        trees::check(&journal).map_err(at)?.map_err(damaged)?;
+        let found = Found::read(&path).map_err(at)?.map_err(damaged)?;
+        tail::mend(&journal, found.is_closed())
             .map_err(at)?
-            .map_err(|what| OpenError::Damaged {
-                path: path.clone(),
-                what,
-                cause: None,
-            })?;
+            .map_err(damaged)?;
+        found.reopen(&path).map_err(at)?;
         let database = options::database(&options, directory::JOURNAL)
             .open()
             .map_err(|error| open::from_fjall(&path, error))?;
         let opened = Opened::read(&path, &database)?;
-        open::repair(&database, &opened).map_err(|error| open::from_fjall(&path, error))?;
+        found
+            .check(opened.head.seq, database.seqno())
+            .map_err(damaged)?;
+        let writes = open::repair(&database, &opened);
+        let known = Known {
+            head: opened.head.seq,
+            writes: writes.map_err(|error| open::from_fjall(&path, error))?,
+        };
+        let mark = Mark::open(&path, known).map_err(at)?;
         let Opened {
             id,
             state,
@@ -126,6 +146,7 @@ impl EmbeddedJournal {
                 }),
                 database,
                 path: options.path,
+                mark,
                 generation_bytes_max: options.generation_bytes_max,
                 _directory: directory,
             }),
@@ -146,6 +167,15 @@ impl EmbeddedJournal {
 impl Journal for EmbeddedJournal {
     fn id(&self) -> JournalId {
         self.shared.id
+    }
+
+    async fn check(&self) -> Result<(), AppendError> {
+        // fjall moves rows to tables and merges them in threads of its own. When one of them fails
+        // it says so at the next write only: this is a write of nothing.
+        self.blocking(|shared| shared.database.persist(PersistMode::Buffer))
+            .await
+            .map_err(AppendError::Fault)?
+            .map_err(|error| fault(error.into()))
     }
 
     fn bounds(&self) -> Bounds {
@@ -239,7 +269,10 @@ impl Shared {
             return Err(AppendError::Fault(anyhow!("an earlier write failed")));
         }
         let outcome = write(&mut writer);
-        writer.poisoned = matches!(outcome, Err(AppendError::Fault(_)));
+        if matches!(outcome, Err(AppendError::Fault(_))) {
+            writer.poisoned = true;
+            self.mark.lost();
+        }
         outcome
     }
 
@@ -438,10 +471,15 @@ impl Shared {
             );
         }
         write.insert(&self.state, keys::HEAD_KEY, keys::head_value(head));
+        let known = Known {
+            head: head.seq,
+            writes: self.database.seqno(),
+        };
         write
             .durability(Some(PersistMode::SyncData))
             .commit()
             .map_err(|error| fault(error.into()))?;
+        self.mark.reached(known);
         self.publish(head.seq, Arc::clone(after));
         if is_cut {
             after.flush_all_but_newest();
@@ -524,11 +562,14 @@ fn fault(cause: anyhow::Error) -> AppendError {
 
 /// Whether what is stored is wrong, rather than out of reach.
 fn is_damage(error: &fjall::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
     match error {
         fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) => {
-            // A file that is cut, or gone.
-            matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+            // A file that is cut (so that a seek goes before its begin), or gone.
+            matches!(
+                error.kind(),
+                InvalidData | InvalidInput | NotFound | UnexpectedEof
+            )
         }
         fjall::Error::Locked | fjall::Error::Poisoned | fjall::Error::KeyspaceDeleted => false,
         _ => true,

@@ -7,39 +7,60 @@ use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, LsmError, PersistMode};
 
-use super::generations::{Generations, sync_parent};
+use super::generations::{Generation, Generations, sync_parent};
 use super::keys::{self, Head, STATE_KEYSPACE};
 use super::options::{self, EmbeddedOptions};
 use super::{directory, is_damage};
-use crate::domain::cursor::JournalId;
+use crate::domain::cursor::{JournalId, Seq};
 
-/// Why the journal wasn't opened. Nothing in a directory that is not ours was changed.
+/// Why the journal wasn't opened, and what the operator can do about it. Nothing in a directory that
+/// is not ours was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Name another path.
-    #[error("{} is not a directory", path.display())]
+    #[error("{} is not a directory: name one with --data-dir", path.display())]
     NotADirectory { path: PathBuf },
-    /// Give the service the right to write there (in Kubernetes: `fsGroup`).
-    #[error("this process may not read and write {}", path.display())]
+    #[error(
+        "this process may not read and write {}: give the directory to its user (in Kubernetes: \
+         fsGroup), or name another one with --data-dir",
+        path.display()
+    )]
     NotPermitted {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// Name an empty directory, or one of a Provident journal.
-    #[error("{} is not empty and not the directory of a Provident journal", path.display())]
+    #[error(
+        "{} is on a read-only file system: mount it for writing, or name another directory with \
+         --data-dir",
+        path.display()
+    )]
+    ReadOnly { path: PathBuf },
+    #[error(
+        "{} holds something other than a Provident journal, or its file FORMAT is damaged: name \
+         an empty directory with --data-dir, or that of a journal",
+        path.display()
+    )]
     Foreign { path: PathBuf },
-    /// Start the version that wrote it, or a later one.
-    #[error("{} is of format {found}, this version knows formats up to {ours}", path.display())]
+    #[error(
+        "{} was written by a later version, in format {found}, and this one knows formats up to \
+         {ours}: start that version",
+        path.display()
+    )]
     NewerFormat {
         path: PathBuf,
         found: u32,
         ours: u32,
     },
-    /// Stop the other process; two can't write one journal.
-    #[error("{} is in use by another process", path.display())]
+    /// Two can't write one journal.
+    #[error(
+        "{} is in use by another process: stop that one, or name another directory with --data-dir",
+        path.display()
+    )]
     Locked { path: PathBuf },
-    /// Restore a backup, or start with an empty directory; keep this one to look at.
-    #[error("the journal in {} is damaged: {what}", path.display())]
+    #[error(
+        "the journal in {} is damaged, {what}: keep it to look at, and restore a backup or start \
+         with an empty directory",
+        path.display()
+    )]
     Damaged {
         path: PathBuf,
         what: String,
@@ -106,6 +127,13 @@ impl Opened {
                 "the head is {head}, but the last record stands elsewhere"
             )));
         }
+        for all in [&generations.records, &generations.keys] {
+            if let Some((name, rows, expected)) = too_few_rows(all, head.seq) {
+                return Err(damaged(format!(
+                    "the keyspace {name} has {rows} rows, and {expected} belong there"
+                )));
+            }
+        }
         Ok(Self {
             id,
             state,
@@ -113,6 +141,19 @@ impl Opened {
             generations,
         })
     }
+}
+
+/// A generation with fewer rows than sequences: some were in a file of fjall's journal that is gone.
+fn too_few_rows(generations: &[Generation], head: Seq) -> Option<(String, u64, u64)> {
+    let ends = generations.iter().skip(1).map(|next| next.first);
+    let ends = ends.chain([head.next()]);
+    generations.iter().zip(ends).find_map(|(generation, end)| {
+        // Each row is written once and none is removed, so fjall's count is exact, but for one
+        // thing: what is moved from memory to a table while it counts, it counts twice.
+        let rows = u64::try_from(generation.keyspace.approximate_len()).unwrap_or(u64::MAX);
+        let expected = end.get().saturating_sub(generation.first.get());
+        (rows < expected).then(|| (generation.keyspace.name().to_string(), rows, expected))
+    })
 }
 
 /// Creates fjall's files and the rows of an empty journal under the name of an unfinished one.
@@ -137,8 +178,8 @@ pub(super) fn create(options: &EmbeddedOptions) -> Result<(), fjall::Error> {
 }
 
 /// Deletes the keyspaces that no table names: begun by a cut or left by a trim that a crash
-/// interrupted.
-pub(super) fn repair(database: &Database, opened: &Opened) -> Result<(), fjall::Error> {
+/// interrupted. Gives a number that no row had before this and that all later ones pass.
+pub(super) fn repair(database: &Database, opened: &Opened) -> Result<u64, fjall::Error> {
     // fjall counts creations and deletions of keyspaces in the sequence of its rows, but recovers
     // that from rows alone (its db.rs, `recover`), and gives a deleted keyspace's id again. A
     // keyspace that is created below the deletion that its id remembers vanishes at the next
@@ -164,7 +205,7 @@ pub(super) fn repair(database: &Database, opened: &Opened) -> Result<(), fjall::
         }
     }
     opened.generations.flush_all_but_newest();
-    Ok(())
+    Ok(jump)
 }
 
 /// Says of a failed open what the operator can do about it.

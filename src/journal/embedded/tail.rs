@@ -3,8 +3,8 @@
 //! fjall cuts a file where it can't read on, whatever follows, and refuses to open where a batch
 //! is there but fails its checksum. Neither is right for us. A power cut within a flush may leave
 //! the last batch with holes of zeros (pages reach the disk in any order), and nobody was told
-//! that it is durable: it goes. But if a whole batch follows what can't be read, something that
-//! we promised is damaged: that must be said, not cut away.
+//! that it is durable: it goes. But if a whole batch follows what can't be read, or the journal was
+//! closed, something that we promised is damaged: that must be said, not cut away.
 //!
 //! So this reads the files before fjall does. Numbers are little endian; a file is a sequence of
 //! batches, then zeros or nothing:
@@ -36,31 +36,43 @@ const END_BYTES: usize = 13;
 /// What a disk writes as a whole, at the least.
 const SECTOR_BYTES: u64 = 512;
 
-/// Cuts away a batch that a power cut tore. Gives the damage, if there is any; then, nothing was
-/// changed.
-pub(super) fn mend(journal: &Path) -> io::Result<Result<(), String>> {
-    // Missing while fjall has not written anything yet, which its own recovery judges.
-    match fs::read(journal.join("version")) {
-        Ok(version) if version == MAGIC => {}
+/// Cuts away a batch that a power cut tore; where the journal was closed, there can't be one. Gives
+/// the damage, if there is any; then, nothing was changed.
+pub(super) fn mend(journal: &Path, is_closed: bool) -> io::Result<Result<(), String>> {
+    let version = journal.join("version");
+    match fs::read(&version) {
+        Ok(bytes) if bytes == MAGIC => {}
+        // fjall says that it doesn't know it.
         Ok(_) => return Ok(Ok(())),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Ok(())),
+        // fjall would create a new database over this one.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Ok(Err(format!("{} is missing", version.display())));
+        }
         Err(error) => return Err(error),
     }
     let mut files = journal_files(journal)?;
+    // fjall counts them up, and removes the oldest first.
+    for pair in files.windows(2) {
+        let next = pair[0].0 + 1;
+        if pair[1].0 != next {
+            let file = journal_file(journal, next);
+            return Ok(Err(format!("{} is missing", file.display())));
+        }
+    }
     let newest = files.pop();
-    for path in files {
+    for (_, path) in files {
         // A file is flushed before the next one is begun, so nothing in it can be torn.
         if let Some(rest) = Rest::of(&path)? {
             return Ok(Err(rest.damage(&path)));
         }
     }
-    let Some(path) = newest else {
-        return Ok(Ok(()));
+    let Some((_, path)) = newest else {
+        return Ok(Err("it has no journal file".to_owned()));
     };
     let Some(rest) = Rest::of(&path)? else {
         return Ok(Ok(()));
     };
-    if !rest.is_torn()? {
+    if is_closed || !rest.is_torn()? {
         return Ok(Err(rest.damage(&path)));
     }
     tracing::warn!(
@@ -74,8 +86,12 @@ pub(super) fn mend(journal: &Path) -> io::Result<Result<(), String>> {
     Ok(Ok(()))
 }
 
-/// The journal files, oldest first.
-fn journal_files(journal: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn journal_file(journal: &Path, number: u64) -> PathBuf {
+    journal.join(format!("{number}.jnl"))
+}
+
+/// The journal files and their numbers, oldest first.
+pub(super) fn journal_files(journal: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(journal)? {
         let path = entry?.path();
@@ -86,7 +102,7 @@ fn journal_files(journal: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     files.sort();
-    Ok(files.into_iter().map(|(_, path)| path).collect())
+    Ok(files)
 }
 
 /// What follows the last whole batch of a file, up to the last byte that is not zero.

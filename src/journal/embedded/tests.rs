@@ -587,6 +587,25 @@ async fn after_a_fault_only_reads_go_on() {
 }
 
 #[tokio::test]
+async fn a_failure_of_fjalls_own_threads_is_noticed_without_a_write() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    fill(&journal, 1..=3).await;
+    journal.check().await.unwrap();
+    // The flush of what is in memory finds nowhere to put its table.
+    let generations = journal.shared.published().generations;
+    let keyspace = &generations.newest_records().keyspace;
+    fs::remove_dir_all(keyspace.path()).unwrap();
+    assert!(keyspace.rotate_memtable().unwrap());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while journal.check().await.is_ok() {
+        assert!(Instant::now() < deadline, "it is never noticed");
+    }
+    let error = journal.append(entries([4])).await.unwrap_err();
+    assert!(matches!(error, AppendError::Fault(_)));
+}
+
+#[tokio::test]
 async fn a_keyspace_that_is_missing_is_damage() {
     let fixture = Fixture::new();
     let journal = fixture.open();
@@ -629,6 +648,30 @@ async fn a_record_that_is_missing_is_named() {
     drop(journal);
     remove(5);
     assert!(matches!(fixture.refused(), OpenError::Damaged { .. }));
+}
+
+#[tokio::test]
+async fn rows_that_were_lost_with_a_file_are_missed() {
+    for (name, create) in [
+        (
+            keys::record_keyspace(Seq::FIRST),
+            options::records as fn() -> _,
+        ),
+        (keys::key_keyspace(Seq::FIRST), options::keys),
+    ] {
+        let fixture = Fixture::new();
+        fill(&fixture.open(), 1..=20).await;
+        fixture.change_by_hand(|database| {
+            let keyspace = database.keyspace(&name, create).unwrap();
+            database.delete_keyspace(keyspace).unwrap();
+            database.keyspace(&name, create).unwrap();
+        });
+        let error = fixture.refused().to_string();
+        assert!(
+            error.contains(&name) && error.contains("has 0 rows"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -690,6 +733,8 @@ async fn with_a_large_last_batch() -> (Fixture, PathBuf, [usize; 4]) {
 #[tokio::test]
 async fn a_torn_last_batch_is_gone_as_a_whole() {
     let (fixture, path, [.., begin, end]) = with_a_large_last_batch().await;
+    // The power failed before it was closed.
+    fs::remove_file(fixture.path().join("MARK")).unwrap();
     let whole = fs::read(&path).unwrap();
     let sector = begin.next_multiple_of(512);
     // Pages reach the disk in any order, and the end may be there without the middle.
@@ -706,7 +751,7 @@ async fn a_torn_last_batch_is_gone_as_a_whole() {
         let mut torn = whole.clone();
         torn[from..to].fill(0);
         fs::write(&path, &torn).unwrap();
-        let mended = tail::mend(&fixture.path().join("journal")).unwrap();
+        let mended = tail::mend(&fixture.path().join("journal"), false).unwrap();
         assert_eq!(mended, Ok(()), "{from} to {to}");
         let left = fs::read(&path).unwrap();
         assert!(
@@ -723,9 +768,120 @@ async fn a_torn_last_batch_is_gone_as_a_whole() {
     assert_eq!(read_all(&fixture.open()).await.len(), 5);
 }
 
+/// As a power cut would leave it, but the journal was closed before.
+#[tokio::test]
+async fn an_end_that_was_lost_after_the_close_is_named_and_nothing_is_changed() {
+    let (fixture, path, [.., third, begin, end]) = with_a_large_last_batch().await;
+    let whole = fs::read(&path).unwrap();
+    let is_damage = |lost: &str| {
+        let error = fixture.refused();
+        assert!(
+            matches!(error, OpenError::Damaged { .. }),
+            "{lost}: {error:?}"
+        );
+    };
+    for (from, to) in [
+        (begin + 1, end),
+        (end - 1, end),
+        (begin + 4096, begin + 8192),
+    ] {
+        let mut damaged = whole.clone();
+        damaged[from..to].fill(0);
+        fs::write(&path, &damaged).unwrap();
+        is_damage(&format!("zeros from {from} to {to}"));
+        assert!(fs::read(&path).unwrap() == damaged, "it was changed");
+    }
+    fs::write(&path, &whole[..begin + 100]).unwrap();
+    is_damage("cut within a batch");
+    fs::remove_file(&path).unwrap();
+    is_damage("removed");
+    fs::write(&path, &whole).unwrap();
+    let journal = fixture.open();
+    assert_eq!(read_all(&journal).await.len(), 6);
+    drop(journal);
+
+    // fjall cuts what it preallocated when it opens, so these are the bytes that are used.
+    let closed = fs::read(&path).unwrap();
+    let mark = fixture.path().join("MARK");
+    let said = fs::read(&mark).unwrap();
+    for at in [begin, third] {
+        fs::write(&path, &closed[..at]).unwrap();
+        is_damage(&format!("cut after a batch, to {at}"));
+        // Again, because the first look must not make it good.
+        is_damage(&format!("cut after a batch, to {at}, again"));
+        fs::write(&mark, &said).unwrap();
+    }
+    fs::write(&path, &closed).unwrap();
+    let journal = fixture.open();
+    journal.append(state(b"cursor", b"7")).await.unwrap();
+    let before = fs::read(&path).unwrap().len();
+    journal.append(state(b"cursor", b"8")).await.unwrap();
+    drop(journal);
+    let closed = fs::read(&path).unwrap();
+    fs::write(&path, &closed[..before]).unwrap();
+    is_damage("a batch of state alone");
+    fs::write(&path, &closed).unwrap();
+    let rows = fixture.open().state(b"").await.unwrap();
+    assert_eq!(rows, [(b"cursor".to_vec(), b"8".to_vec())]);
+}
+
+#[tokio::test]
+async fn a_mark_that_is_missing_or_damaged_holds_nothing_up() {
+    let fixture = Fixture::new();
+    fill(&fixture.open(), 1..=20).await;
+    let mark = fixture.path().join("MARK");
+    fs::write(&mark, "Provident journal, mark 1\nevents 21\n").unwrap();
+    assert_eq!(read_all(&fixture.open()).await.len(), 20);
+    fs::remove_file(&mark).unwrap();
+    assert_eq!(read_all(&fixture.open()).await.len(), 20);
+    assert!(mark.exists());
+}
+
+#[tokio::test]
+async fn what_is_known_of_tables_is_checked_before_fjall_reads_it() {
+    let fixture = Fixture::new();
+    fill(&fixture.open(), 1..=20).await;
+    let keyspaces = fixture.path().join("journal/keyspaces");
+    let journal = fixture.open();
+    wait_until(|| {
+        journal.shared.published().generations.records[0]
+            .keyspace
+            .table_count()
+            > 0
+    })
+    .await;
+    drop(journal);
+    let mut checked = 0;
+    for keyspace in fs::read_dir(&keyspaces).unwrap() {
+        let current = keyspace.unwrap().path().join("current");
+        let version = fs::read(&current).unwrap();
+        let version = u64::from_le_bytes(version[..8].try_into().unwrap());
+        // Beside it may lie an older one, which nobody reads any more.
+        let version = current.with_file_name(format!("v{version}"));
+        for file in [current, version] {
+            let whole = fs::read(&file).unwrap();
+            for at in [0, whole.len() / 2, whole.len() - 1] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= 1;
+                fs::write(&file, damaged).unwrap();
+                let error = fixture.refused();
+                assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
+            }
+            fs::write(&file, whole).unwrap();
+            checked += 1;
+        }
+    }
+    assert!(checked > 10, "{checked} files");
+    fs::rename(keyspaces.join("0/current"), keyspaces.join("0/gone")).unwrap();
+    assert!(matches!(fixture.refused(), OpenError::Damaged { .. }));
+    fs::rename(keyspaces.join("0/gone"), keyspaces.join("0/current")).unwrap();
+    assert_eq!(read_all(&fixture.open()).await.len(), 20);
+}
+
 #[tokio::test]
 async fn a_damaged_batch_that_was_acknowledged_is_not_cut_away() {
     let (fixture, path, [first, second, third, end]) = with_a_large_last_batch().await;
+    fs::remove_file(fixture.path().join("MARK")).unwrap();
     let whole = fs::read(&path).unwrap();
     for (at, damage) in [
         (first, 0),
