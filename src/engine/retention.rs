@@ -222,16 +222,15 @@ impl Retention {
         let spans = |since: AppendTime, age: Option<Duration>| {
             age.is_some_and(|age| now.0.saturating_sub(since.0) > nanos(age) / UNITS_PER_AGE)
         };
-        let newest = usage.records.last().map_or(Seq::FIRST, |unit| unit.first);
-        let Some(first) = query::read_one(&*self.journal, newest).await? else {
-            return Ok(());
-        };
         let newest_keys = usage.keys.last().copied().unwrap_or(Seq::FIRST);
-        let keys_seen = self.seen().await?;
-        let keys_since = keys_seen.iter().find(|(seq, _)| *seq == newest_keys);
-        if keys_since.is_some_and(|(_, seen)| spans(*seen, self.policy.dedupe_horizon)) {
+        let seen = self.seen().await?;
+        let mut keys = seen.iter().filter(|(first, _)| *first == newest_keys);
+        if keys.any(|(_, since)| spans(*since, self.policy.dedupe_horizon)) {
             self.journal.cut(Cut::RecordsAndKeys).await?;
-        } else if spans(first.append_time, self.policy.age_max) {
+        }
+        let newest = usage.records.last().map_or(Seq::FIRST, |unit| unit.first);
+        let first = query::read_one(&*self.journal, newest).await?;
+        if first.is_some_and(|first| spans(first.append_time, self.policy.age_max)) {
             self.journal.cut(Cut::Records).await?;
         }
         Ok(())

@@ -101,6 +101,13 @@ async fn what_was_accepted_survives_any_kill_once_and_in_place() {
         counts.slowest_start = counts.slowest_start.max(server.started_in);
         check_new(&server, &mut model, &mut counts).await;
         resend_unknown(&server, &mut model, &mut counts).await;
+        if (cycle + 1) % 500 == 0 {
+            say(&format!(
+                "kill: {} of {cycles} cycles, {:.0} s",
+                cycle + 1,
+                since.elapsed().as_secs_f64()
+            ));
+        }
     }
     check_all(&server, &model).await;
     say(&format!(

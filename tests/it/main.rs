@@ -22,6 +22,7 @@ mod listing;
 mod log_stream;
 mod poller;
 mod power_cut;
+mod retention;
 mod rules;
 mod service;
 mod soak;

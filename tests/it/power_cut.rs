@@ -13,6 +13,8 @@
 //!   nothing: a plain loop of `pwrite` and `fdatasync` on a preallocated file is then told OK once
 //!   for what is not there afterwards, so it is the kernel that does not hold its word.)
 //!
+//! A reader of a subscription commits meanwhile: what was committed holds, too.
+//!
 //! Needs root and loop mounts. Where they are not allowed, the test says so, and fails if
 //! `PROVIDENT_REQUIRE_POWER_CUT` is 1. `PROVIDENT_POWER_CUTS` is how many cuts.
 
@@ -22,21 +24,28 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use provident::domain::cursor::Cursor;
 use provident::wire::v1;
 use provident::wire::v1::event_service_client::EventServiceClient;
+use provident::wire::v1::subscribe_response::Message;
+use provident::wire::v1::subscription_service_client::SubscriptionServiceClient;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, ORG, Random, Server, earliest, eventually, json, say, setting, within,
+    self, Launch, ORG, Random, Server, as_subscription, earliest, eventually, everything, json,
+    say, setting, within,
 };
 
 const CALLERS: u64 = 8;
 
-/// Of the image. Large enough for some ten thousand events.
-const IMAGE_BYTES: u64 = 512 << 20;
+/// Of the image, most of it a hole. Large enough that retention never sets in.
+const IMAGE_BYTES: u64 = 4 << 30;
+
+/// The subscription that is read and committed.
+const SUBSCRIPTION: &str = "cut";
 
 /// A mounted image. Unmounted when dropped.
 struct Mount {
@@ -104,8 +113,16 @@ enum Cut {
     Shutdown,
 }
 
-/// What was answered so far: the sequence of each event.
-type Answered = Arc<Mutex<HashMap<u64, u64>>>;
+/// What was answered so far.
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// The sequence of each event.
+    events: HashMap<u64, u64>,
+    /// Up to where a commit was answered.
+    committed: u64,
+}
+
+type Answered = Arc<Mutex<State>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_survives_a_power_cut() {
@@ -128,8 +145,18 @@ async fn what_was_accepted_survives_a_power_cut() {
     let mut mount = Some(mount);
     let answered = Answered::default();
     let mut first_number = 0;
-    let mut checked = 0;
+    let (mut checked, mut committed) = (0, 0);
     let mut server = launch(&mount_at).start().await;
+    let create = v1::CreateSubscriptionRequest {
+        subscription_id: SUBSCRIPTION.to_owned(),
+        filter: Some(everything()),
+        start: Some(v1::create_subscription_request::Start::Position(
+            v1::Position::Earliest.into(),
+        )),
+    };
+    within(server.subscriptions().create_subscription(create))
+        .await
+        .unwrap();
 
     for index in 0..cuts {
         let cut = if index % 2 == 0 {
@@ -139,9 +166,9 @@ async fn what_was_accepted_survives_a_power_cut() {
         };
         let callers = start_callers(&server, &answered, first_number).await;
         first_number += 1 << 24;
-        let wanted = answered.lock().unwrap().len() + 300 + random_count(&mut random);
+        let wanted = answered.lock().unwrap().events.len() + 300 + random_count(&mut random);
         eventually("events before the cut", async || {
-            (answered.lock().unwrap().len() >= wanted).then_some(())
+            (answered.lock().unwrap().events.len() >= wanted).then_some(())
         })
         .await;
         let certain = match cut {
@@ -185,11 +212,13 @@ async fn what_was_accepted_survives_a_power_cut() {
         };
         // From now on the journal is what is there, with what was kept without an answer.
         *answered.lock().unwrap() = check(&server, must_be_there, &all).await;
-        checked += certain.len();
+        checked += certain.events.len();
+        committed = committed.max(certain.committed);
     }
     say(&format!(
-        "power cut: {cuts} cuts, {checked} accepted events looked for and found, {} in the journal",
-        answered.lock().unwrap().len()
+        "power cut: {cuts} cuts, {checked} accepted events looked for and found, {} in the journal, \
+         a subscription committed up to {committed}",
+        answered.lock().unwrap().events.len()
     ));
     // The process goes before the disk does.
     drop(server);
@@ -224,7 +253,38 @@ async fn start_callers(server: &Server, answered: &Answered, first_number: u64) 
         let numbers = (caller << 32) + first_number;
         callers.spawn(call(client, Arc::clone(answered), numbers, 1 + caller * 3));
     }
+    callers.spawn(commit(server.new_channel().await, Arc::clone(answered)));
     callers
+}
+
+/// Reads as the subscription and commits each batch, until the server is gone.
+async fn commit(channel: Channel, answered: Answered) {
+    let mut events = EventServiceClient::new(channel.clone());
+    let mut subscriptions = SubscriptionServiceClient::new(channel);
+    let request = as_subscription(SUBSCRIPTION, "power cut");
+    let Ok(stream) = within(events.subscribe(request)).await else {
+        return;
+    };
+    let mut stream = stream.into_inner();
+    let mut session = String::new();
+    while let Ok(Some(response)) = within(stream.message()).await {
+        match response.message.unwrap() {
+            Message::Confirmation(confirmation) => session = confirmation.session,
+            Message::Batch(batch) => {
+                let last = batch.events.last().unwrap();
+                let request = v1::CommitRequest {
+                    subscription_id: SUBSCRIPTION.to_owned(),
+                    session: session.clone(),
+                    cursor: last.cursor.clone(),
+                };
+                if within(subscriptions.commit(request)).await.is_err() {
+                    return;
+                }
+                answered.lock().unwrap().committed = last.sequence;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Ingests until the server is gone.
@@ -250,7 +310,7 @@ async fn call(
         let mut answered = answered.lock().unwrap();
         for (number, result) in numbers.zip(response.into_inner().results) {
             assert_eq!(result.status(), v1::IngestStatus::Accepted, "{result:?}");
-            answered.insert(number, result.sequence);
+            answered.events.insert(number, result.sequence);
         }
     }
 }
@@ -267,11 +327,7 @@ async fn end(server: &mut Server, mut callers: JoinSet<()>) {
 /// Checks a journal: what is certain is there, what is there was sent, and all has one order.
 ///
 /// Gives what it holds.
-async fn check(
-    server: &Server,
-    certain: &HashMap<u64, u64>,
-    answered: &HashMap<u64, u64>,
-) -> HashMap<u64, u64> {
+async fn check(server: &Server, certain: &State, answered: &State) -> State {
     let events = server.read_all(earliest()).await;
     let mut journal = HashMap::new();
     for (event, expected) in events.iter().zip(1..) {
@@ -281,11 +337,11 @@ async fn check(
         let given = fixtures::mixed_one(number);
         assert_eq!(event.raw_json.as_ref(), Some(&given.json), "damaged");
         assert_eq!(journal.insert(number, event.sequence), None, "kept twice");
-        if let Some(sequence) = answered.get(&number) {
+        if let Some(sequence) = answered.events.get(&number) {
             assert_eq!(event.sequence, *sequence, "event {number} has moved");
         }
     }
-    for (number, sequence) in certain {
+    for (number, sequence) in &certain.events {
         assert_eq!(
             journal.get(number),
             Some(sequence),
@@ -293,5 +349,19 @@ async fn check(
             journal.len()
         );
     }
-    journal
+    let request = v1::GetSubscriptionRequest {
+        subscription_id: SUBSCRIPTION.to_owned(),
+    };
+    let found = within(server.subscriptions().get_subscription(request)).await;
+    let found = found.unwrap().into_inner().subscription.unwrap();
+    let committed = Cursor::parse(&found.committed_cursor).unwrap().seq.get();
+    assert!(
+        committed >= certain.committed && committed <= journal.len() as u64,
+        "committed up to {}, and it is at {committed}",
+        certain.committed
+    );
+    State {
+        events: journal,
+        committed,
+    }
 }

@@ -405,6 +405,29 @@ async fn what_is_filtered_leaves_no_trace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_event_wakes_whoever_waits_for_it() {
+    let running = start(LIMITS).await;
+    let mut stream = running
+        .engine
+        .subscribe(from_earliest(AtHead::Follow))
+        .await
+        .unwrap();
+    while !matches!(next(&mut stream).await, Delivery::CaughtUp { .. }) {}
+    for number in 1..=3 {
+        let mut waiting = Box::pin(stream.next());
+        assert!(is_pending(&mut waiting).await);
+        // The clock stands still while anything can run: nobody waits for a heartbeat.
+        let begun = tokio::time::Instant::now();
+        ingest(&running.engine, &[&number.to_string()])
+            .await
+            .unwrap();
+        let delivery = waiting.await.unwrap().unwrap();
+        assert_eq!(sequences(&delivery), [number]);
+        assert_eq!(tokio::time::Instant::now(), begun);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stuck_reader_costs_nobody_anything_and_misses_nothing() {
     // The ring holds a few events only, so the reader has to go back to the journal.
     let running = start(EngineLimits {

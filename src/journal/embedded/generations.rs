@@ -93,10 +93,13 @@ impl Generations {
     ) -> Result<Self, fjall::Error> {
         let first = head.seq.next();
         let mut next = self.clone();
-        next.records.push(open_records(database, first)?);
-        head.record_bytes = 0;
+        // Where the newest holds nothing yet, it is the new one.
+        if self.newest_records().first < first {
+            next.records.push(open_records(database, first)?);
+            head.record_bytes = 0;
+        }
         let is_due = head.key_bytes >= self.key_cut_bytes;
-        if is_due || what == Cut::RecordsAndKeys {
+        if self.newest_keys().first < first && (is_due || what == Cut::RecordsAndKeys) {
             if self.keys.len() < KEY_GENERATIONS_MAX {
                 next.keys.push(open_keys(database, first)?);
                 head.key_bytes = 0;

@@ -351,10 +351,10 @@ impl Shared {
     fn begin_units(&self, writer: &mut Writer, what: Cut) -> Result<(), AppendError> {
         let old = self.published().generations;
         let mut head = writer.head;
-        if head.seq < old.newest_records().first {
+        let generations = Arc::new(self.cut(&old, &mut head, what)?);
+        if generations.table() == old.table() {
             return Ok(());
         }
-        let generations = Arc::new(self.cut(&old, &mut head, what)?);
         let write = OwnedWriteBatch::with_capacity(self.database.clone(), 2);
         self.commit(write, &old, &generations, head)?;
         writer.head = head;
