@@ -20,7 +20,6 @@ const FLUSHES_READY: usize = 4;
 
 /// What a stream gives.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub enum Item {
     /// At least one event, in order. Those of one message of the server.
     Events(Vec<v1::StreamedEvent>),

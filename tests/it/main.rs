@@ -13,6 +13,7 @@ mod mock_okta;
 
 mod bad_input;
 mod classifier;
+mod client;
 mod history;
 mod hook;
 mod ingest;
