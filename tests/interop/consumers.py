@@ -127,7 +127,7 @@ def main():
 
     def ingest():
         first = len(uuids)
-        batch = [log_event(first + number) for number in range(BATCH)]
+        batch = [log_event(first + index) for index in range(BATCH)]
         inputs = [event_service_pb2.IngestInput(json=encoded(event)) for event in batch]
         request = event_service_pb2.IngestRequest(org=ORG, inputs=inputs)
         for event, result in zip(batch, stubs.events.Ingest(request, timeout=PATIENCE).results):
@@ -142,7 +142,7 @@ def main():
 
         eventually(f"{consumer.name} handles {count} events", probe)
 
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         ingest()
         if choose.random() < 0.5:
             # Somewhere within the batch, or after it.
@@ -153,7 +153,7 @@ def main():
         server = start_server()
         server.wait_until_serving(channel)
         ingest()
-        consumer = choose.choice(consumers)
+        consumer = consumers[number % len(consumers)]
         if choose.random() < 0.5:
             has_handled(consumer, len(uuids) - choose.randrange(BATCH))
         consumer.kill()
