@@ -424,8 +424,6 @@ async fn each_planned_ending_is_followed_as_it_says() {
         ]),
         streams([confirmed(3, ""), batch([4]), ending(4, Drain)]),
         streams([confirmed(4, ""), batch([5]), ending(6, Unspecified)]),
-        // Nothing but an ending, again and again, must not be called again and again at once.
-        streams([confirmed(6, ""), ending(6, MaxAge)]),
         streams([confirmed(6, ""), batch([7]), ending(7, HeadReached)]),
     ]);
     let began = Instant::now();
@@ -438,8 +436,23 @@ async fn each_planned_ending_is_followed_as_it_says() {
     assert_eq!(
         server.log(),
         "subscribe after c0\nsubscribe after c2\nsubscribe after c3\nsubscribe after c4\n\
-         subscribe after c6\nsubscribe after c6"
+         subscribe after c6"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_nothing_but_end_streams_is_not_called_again_at_once() {
+    let barren = || streams([confirmed(0, ""), ending(0, v1::EndingReason::MaxAge)]);
+    let server = Server::new((0..30).map(|_| barren()).chain([streams([
+        confirmed(0, ""),
+        batch([1]),
+        Step::Hang,
+    ])]));
+    let began = Instant::now();
+    let mut stream = server.follow();
+    let stopping = "interrupted: the server is stopping";
+    gives(&mut stream, &[stopping, "events 1"]).await;
+    assert!(began.elapsed() > 20 * SECOND, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -482,6 +495,8 @@ async fn what_comes_again_is_dropped_and_committed_only_as_far_as_it_came() {
     idle(&mut stream, SECOND / 2).await;
     // Noted when this session has not yet been sent as much.
     stream.commit(&event(4));
+    idle(&mut stream, 3 * SECOND).await;
+    assert!(!server.log().contains("commit s2"), "{}", server.log());
     gives(&mut stream, &["events 5"]).await;
     assert_eq!(stream.cursor(), Some("c5"));
     gives(&mut stream, &["caught up"]).await;
@@ -736,9 +751,10 @@ async fn nothing_runs_on_when_the_stream_is_dropped() {
     next(&mut stream).await;
     assert!(Arc::strong_count(&server.0) > 1);
     drop(stream);
-    while Arc::strong_count(&server.0) > 1 {
+    for _ in 0..100 {
         tokio::task::yield_now().await;
     }
+    assert_eq!(Arc::strong_count(&server.0), 1);
     assert_eq!(
         tokio::runtime::Handle::current()
             .metrics()
