@@ -53,7 +53,7 @@ impl Way {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let frozen = Arc::clone(&frozen);
                     std::thread::spawn(move || {
-                        carry(from, to, || frozen.load(Ordering::SeqCst) >= number)
+                        carry(from, to, || frozen.load(Ordering::SeqCst) >= number);
                     });
                 }
             }
