@@ -4,10 +4,15 @@
 //! what is stored. [`convert`] is the one place where domain values and messages meet, and it
 //! names each field it can't take. Nothing here does I/O.
 
+#[cfg(feature = "server")]
 pub mod convert;
+#[cfg(feature = "server")]
 pub mod json;
+#[cfg(feature = "server")]
 pub mod page_token;
+#[cfg(feature = "server")]
 pub mod record;
+#[cfg(feature = "server")]
 pub mod subscription;
 
 /// Messages and clients of package `provident.v1`, generated from `proto/`.

@@ -84,16 +84,16 @@ def encoded(event):
 
 
 class Server:
-    """A fresh server on ports of its own."""
+    """A server on ports of its own, unless one is given for gRPC."""
 
-    def __init__(self, binary, data_dir):
+    def __init__(self, binary, data_dir, grpc_addr="127.0.0.1:0"):
         environment = {
             name: value for name, value in os.environ.items() if not name.startswith("PROVIDENT_")
         }
         self.process = subprocess.Popen(
             [
                 binary, "serve", "--log-format", "json", "--data-dir", str(data_dir),
-                "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0",
+                "--grpc-addr", grpc_addr, "--admin-addr", "127.0.0.1:0",
             ],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
             env=environment, text=True,
@@ -372,4 +372,5 @@ def main():
     print(f"interop: {done} checks, none failed")
 
 
-main()
+if __name__ == "__main__":
+    main()

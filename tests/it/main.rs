@@ -14,6 +14,7 @@ mod mock_okta;
 
 mod bad_input;
 mod classifier;
+mod client;
 mod damaged;
 mod failing_disk;
 mod full_disk;

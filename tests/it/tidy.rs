@@ -316,7 +316,7 @@ fn nobody_reaches_over_two_levels() {
 #[test]
 fn every_file_opens_with_what_it_is_for() {
     let mut without = Vec::new();
-    for folder in ["src", "tests", "benches"] {
+    for folder in ["src", "tests", "benches", "examples"] {
         for source in sources(folder) {
             if !source.text.starts_with("//!") {
                 without.push(source.path);

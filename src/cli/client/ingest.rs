@@ -20,10 +20,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use super::connection::{ANSWER_BYTES_MAX, Backoff, CallError, ClientArgs, block_on};
+use super::connection::{ANSWER_BYTES_MAX, CallError, ClientArgs, block_on};
 use super::output::{OutputClosed, OutputFormat, emit, json_line, note, plain};
 use super::split::{Content, Splitter};
 use crate::cli::UsageError;
+use crate::client::Backoff;
 use crate::wire::v1;
 use crate::wire::v1::event_service_client::EventServiceClient;
 
@@ -353,7 +354,7 @@ impl Sender {
 
     async fn call(&self, inputs: &[v1::IngestInput]) -> Result<Vec<v1::IngestResult>, CallError> {
         let began = Instant::now();
-        let mut backoff = Backoff::new(Duration::from_secs(10));
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
             let request = v1::IngestRequest {
                 org: self.org.clone(),
@@ -372,7 +373,7 @@ impl Sender {
             if !error.is_passing() || began.elapsed() + wait > self.retry_for {
                 return Err(error);
             }
-            let why = match error.reason.as_str() {
+            let why = match error.reason_name.as_str() {
                 "" => "server away".to_owned(),
                 reason => reason.to_lowercase().replace('_', " "),
             };
@@ -384,8 +385,8 @@ impl Sender {
 
 /// Refused for the size of the call as a whole, by Provident or by the transport.
 fn is_too_large(error: &CallError) -> bool {
-    error.reason == "TOO_LARGE"
-        || (error.reason.is_empty() && error.code == tonic::Code::OutOfRange)
+    error.reason_name == "TOO_LARGE"
+        || (error.reason_name.is_empty() && error.code == tonic::Code::OutOfRange)
 }
 
 /// What became of the events so far.

@@ -1,31 +1,22 @@
 //! `tail`: events as they come, or those that are kept, through `EventService.Subscribe`.
 //!
-//! Goes on by itself from the last cursor when the server restarts, ends the stream as planned or
-//! falls silent, so nothing is missed; an event whose printing was cut short comes again. What
-//! trying again can't mend ends it with the next step.
+//! Goes on by itself when the server restarts, ends the stream as planned or falls silent, so nothing
+//! is missed; an event whose printing was cut short comes again. What trying again can't mend ends it
+//! with the next step. As a subscription, what has been printed is committed.
 
 use std::time::Duration;
 
-use anyhow::Context as _;
-use tonic::transport::Channel;
-
 use super::axis::axis;
-use super::connection::{ANSWER_BYTES_MAX, Backoff, CallError, ClientArgs, block_on, connect};
+use super::connection::{ClientArgs, block_on, client, told};
 use super::output::{OutputFormat, emit, json_line, note};
 use super::page::{Page, streamed};
+use crate::client::{ClientError, EventStream, Item};
 use crate::domain::classification::{Category, Cause, Disposition, Priority, Responder, Verdict};
 use crate::domain::cursor::Cursor;
 use crate::okta::log_event::parse_time;
-use crate::wire::v1::event_service_client::EventServiceClient;
 use crate::wire::v1::subscribe_request::Start;
-use crate::wire::v1::subscribe_response::Message;
 use crate::wire::{convert, v1};
-
-/// Heartbeats that may fail to come before the connection counts as dead.
-const SILENT_HEARTBEATS: u32 = 3;
-
-/// Used until the server has said how often it sends a sign of life.
-const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(10);
+use anyhow::Context as _;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -35,6 +26,7 @@ Examples:
   provident tail --from earliest --stop-at-head --output json --all > all.ndjson
   provident tail --security-only --application Salesforce
   provident tail --event-type 'application.provision.group_push.*' --cause duplicate,target-not-found
+  provident tail --subscription my-team --output json
   provident tail --expression 'outcome.reason co \"timeout\" and actor.id pr'
 
 Values of one option are alternatives; all options given have to hold. Options that take several may \
@@ -44,6 +36,10 @@ pub struct TailArgs {
     /// [default: latest; with --stop-at-head: earliest]
     #[arg(long, value_name = "WHERE", value_parser = parse_from)]
     from: Option<From>,
+    /// Read as this subscription: what it wants, from its place on, which moves behind what is shown.
+    /// Takes over from its reader
+    #[arg(long, value_name = "ID", conflicts_with_all = ["from", "FilterArgs"])]
+    subscription: Option<String>,
     /// End when all that is kept now has been shown
     #[arg(long)]
     stop_at_head: bool,
@@ -204,208 +200,114 @@ pub(super) fn run(args: &TailArgs) -> anyhow::Result<()> {
         (None, true) => From::Earliest,
         (None, false) => From::Latest,
     };
-    let format = args.client.output.format()?;
-    let mut tail = Tail {
-        request: v1::SubscribeRequest {
-            start: Some(from.start(jiff::Timestamp::now())),
-            filter: Some(args.filter.message()),
-            heartbeat_interval: None,
-            on_gap: match args.on_gap {
-                OnGapArg::Skip => v1::OnGap::Skip,
-                OnGapArg::Fail => v1::OnGap::Fail,
-            }
-            .into(),
-            stop_at_head: args.stop_at_head,
-            include_raw: args.include_raw,
-            reader: "provident tail".to_owned(),
-        },
-        format,
-        silence_max: HEARTBEAT_DEFAULT * SILENT_HEARTBEATS,
-        cursor: None,
+    let (start, filter) = match &args.subscription {
+        Some(id) => (Start::SubscriptionId(id.clone()), None),
+        None => (
+            from.start(jiff::Timestamp::now()),
+            Some(args.filter.message()),
+        ),
     };
-    let address = args.client.address();
-    block_on(async {
-        // Dropping the work in between is safe: what was printed is printed whole.
-        tokio::select! {
-            done = tail.follow(&address) => done?,
-            interrupted = tokio::signal::ctrl_c() => interrupted.context("can't wait for signals")?,
+    let request = v1::SubscribeRequest {
+        start: Some(start),
+        filter,
+        heartbeat_interval: None,
+        on_gap: match args.on_gap {
+            OnGapArg::Skip => v1::OnGap::Skip,
+            OnGapArg::Fail => v1::OnGap::Fail,
         }
-        if let Some(cursor) = tail.cursor.filter(|_| !args.stop_at_head) {
+        .into(),
+        stop_at_head: args.stop_at_head,
+        include_raw: args.include_raw,
+        reader: "provident tail".to_owned(),
+    };
+    let format = args.client.output.format()?;
+    let address = args.client.address();
+    let client = client(&address)?;
+    block_on(async {
+        let mut stream = client.subscribe(request);
+        // Dropping the work in between is safe: what was printed is printed whole, and the stream
+        // has come no further.
+        let done = tokio::select! {
+            done = follow(&mut stream, format, &address) => done,
+            interrupted = tokio::signal::ctrl_c() => interrupted.context("can't wait for signals"),
+        };
+        let cursor = stream.cursor().map(str::to_owned);
+        let closed = stream.close().await;
+        done?;
+        closed
+            .map_err(|error| told(&address, error))
+            .context("the last of what was shown may come again")?;
+        if let Some(cursor) = cursor.filter(|_| !args.stop_at_head && args.subscription.is_none()) {
             note(&format!("to go on from here: --from {cursor}"));
         }
         Ok(())
     })
 }
 
-/// How a stream ended.
-enum Ended {
-    /// There is no more.
-    Done,
-    /// Call again at once.
-    Again,
-    /// Call again after a while.
-    Later(String, Option<Duration>),
-}
-
-struct Tail {
-    request: v1::SubscribeRequest,
+/// Prints what comes, to the end of what was asked for.
+async fn follow(
+    stream: &mut EventStream,
     format: OutputFormat,
-    silence_max: Duration,
-    /// All up to here has been shown, or was not wanted.
-    cursor: Option<String>,
-}
-
-impl Tail {
-    async fn follow(&mut self, address: &str) -> anyhow::Result<()> {
-        let mut channel = Some(connect(address).await?);
-        let mut backoff = Backoff::new(Duration::from_secs(15));
-        let mut said = false;
-        loop {
-            let mut began = false;
-            let ended = match channel.take() {
-                Some(channel) => self.read(channel, &mut began).await?,
-                None => Ended::Again,
-            };
-            if began {
-                backoff.reset();
-                said = false;
-            }
-            match ended {
-                Ended::Done => return Ok(()),
-                Ended::Again => {}
-                Ended::Later(why, delay) => {
-                    if !said {
-                        note(&format!("{why}; going on as soon as it can be reached"));
-                        said = true;
-                    }
-                    tokio::time::sleep(backoff.next(delay)).await;
+    address: &str,
+) -> anyhow::Result<()> {
+    loop {
+        let next = stream.next().await;
+        let has_begun = stream.cursor().is_some();
+        match next {
+            Ok(None) => return Ok(()),
+            Ok(Some(Item::Events(events))) => {
+                emit(&shown(format, &events))?;
+                if let Some(last) = events.last() {
+                    stream.commit(last);
                 }
             }
-            // A new connection, as the old one may be to a server that is gone.
-            channel = loop {
-                match connect(address).await {
-                    Ok(channel) => break Some(channel),
-                    Err(_still_away) => tokio::time::sleep(backoff.next(None)).await,
-                }
-            };
-        }
-    }
-
-    /// Reads one stream to its end. `began` says afterwards whether the server took the call.
-    async fn read(&mut self, channel: Channel, began: &mut bool) -> anyhow::Result<Ended> {
-        if let Some(cursor) = &self.cursor {
-            self.request.start = Some(Start::Cursor(cursor.clone()));
-        }
-        let mut client =
-            EventServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
-        let call = client.subscribe(self.request.clone());
-        let mut stream = match tokio::time::timeout(self.silence_max, call).await {
-            Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return self.after(status.into()),
-            Err(_elapsed) => return self.after(CallError::timed_out(self.silence_max)),
-        };
-        loop {
-            let message = match tokio::time::timeout(self.silence_max, stream.message()).await {
-                Ok(Ok(Some(message))) => message,
-                Ok(Ok(None)) => {
-                    return Ok(Ended::Later("the server ended the stream".to_owned(), None));
-                }
-                Ok(Err(status)) => return self.after(status.into()),
-                Err(_elapsed) => {
-                    return Ok(Ended::Later(
-                        format!("no sign of life for {} s", self.silence_max.as_secs()),
-                        None,
-                    ));
-                }
-            };
-            *began = true;
-            if let Some(ended) = self.take(message)? {
-                return Ok(ended);
-            }
-        }
-    }
-
-    /// What a failed call means: an end, or another attempt if the server ever took one.
-    fn after(&self, error: CallError) -> anyhow::Result<Ended> {
-        if error.is_passing() && self.cursor.is_some() {
-            let why = match error.reason.as_str() {
-                "" => "the connection broke".to_owned(),
-                reason => format!("the server says {reason}"),
-            };
-            return Ok(Ended::Later(why, error.retry_delay));
-        }
-        let expired = error.reason == "CURSOR_EXPIRED" && self.cursor.is_some();
-        let error = anyhow::Error::from(error);
-        Err(if expired {
-            error.context("events were removed by retention before they could be shown")
-        } else {
-            error
-        })
-    }
-
-    /// Takes one message; the cursor moves only behind what has been printed.
-    fn take(&mut self, response: v1::SubscribeResponse) -> anyhow::Result<Option<Ended>> {
-        let cursor = match response.message {
-            Some(Message::Confirmation(confirmation)) => {
-                if let Some(interval) = confirmation
-                    .heartbeat_interval
-                    .and_then(|interval| Duration::try_from(interval).ok())
-                    .filter(|interval| !interval.is_zero())
-                {
-                    self.silence_max = interval * SILENT_HEARTBEATS;
-                }
-                confirmation.start_cursor
-            }
-            Some(Message::Batch(batch)) => {
-                emit(&self.shown(&batch))?;
-                match batch.events.last() {
-                    Some(event) => event.cursor.clone(),
-                    None => return Ok(None),
-                }
-            }
-            Some(Message::Heartbeat(heartbeat)) => heartbeat.cursor,
-            Some(Message::CaughtUp(caught_up)) => caught_up.cursor,
-            Some(Message::Gap(gap)) => {
+            Ok(Some(Item::CaughtUp)) => {}
+            Ok(Some(Item::Gap(gap))) => {
                 note(&format!(
                     "lost: events {} to {} were removed before they could be read",
                     gap.first_lost_sequence, gap.last_lost_sequence
                 ));
-                gap.resume_cursor
+                stream.commit(&gap);
             }
-            Some(Message::Ending(ending)) => {
-                let reason = ending.reason();
-                self.cursor = Some(ending.cursor);
-                return Ok(Some(match reason {
-                    v1::EndingReason::HeadReached => Ended::Done,
-                    v1::EndingReason::MaxAge | v1::EndingReason::SubscriptionChanged => {
-                        Ended::Again
+            Ok(Some(Item::Interrupted(why))) if has_begun => {
+                let why = match why {
+                    ClientError::Refused(refusal) if refusal.reason_name.is_empty() => {
+                        "the connection broke".to_owned()
                     }
-                    v1::EndingReason::Drain | v1::EndingReason::Unspecified => {
-                        Ended::Later("the server is stopping".to_owned(), None)
+                    ClientError::Refused(refusal) => {
+                        format!("the server says {}", refusal.reason_name)
                     }
-                }));
+                    why => why.to_string(),
+                };
+                note(&format!("{why}; going on as soon as it can be reached"));
             }
-            // A kind that a newer server has.
-            None => return Ok(None),
-        };
-        self.cursor = Some(cursor);
-        Ok(None)
+            // Whoever names a server that was never there waits for nothing.
+            Ok(Some(Item::Interrupted(why))) => return Err(told(address, why)),
+            Err(error) => {
+                let expired = error.reason() == Some(v1::ErrorReason::CursorExpired);
+                let error = told(address, error);
+                return Err(if expired && has_begun {
+                    error.context("events were removed by retention before they could be shown")
+                } else {
+                    error
+                });
+            }
+        }
     }
+}
 
-    fn shown(&self, batch: &v1::EventBatch) -> String {
-        match self.format {
-            OutputFormat::Json => batch
-                .events
-                .iter()
-                .map(|event| json_line("StreamedEvent", event))
-                .collect(),
-            OutputFormat::Text => {
-                let mut page = Page::default();
-                for event in &batch.events {
-                    streamed(&mut page, event);
-                }
-                page.0
+fn shown(format: OutputFormat, events: &[v1::StreamedEvent]) -> String {
+    match format {
+        OutputFormat::Json => events
+            .iter()
+            .map(|event| json_line("StreamedEvent", event))
+            .collect(),
+        OutputFormat::Text => {
+            let mut page = Page::default();
+            for event in events {
+                streamed(&mut page, event);
             }
+            page.0
         }
     }
 }
@@ -460,6 +362,12 @@ mod tests {
         assert_eq!(parsed(&["--all"]).filter.message().verdicts.len(), 5);
         assert!(Probe::try_parse_from(["tail", "--cause", "bad-luck"]).is_err());
         assert!(Probe::try_parse_from(["tail", "--all", "--verdict", "failure"]).is_err());
+        for other in ["--all", "--from=earliest", "--org=acme.okta.com"] {
+            let args = ["tail", "--subscription=team", other];
+            assert!(Probe::try_parse_from(args).is_err(), "{other}");
+        }
+        let args = ["tail", "--subscription=team", "--stop-at-head"];
+        assert!(Probe::try_parse_from(args).is_ok());
         let filter = parsed(&["--application", "Box, Inc."]).filter.message();
         assert_eq!(filter.application_names, ["Box, Inc."]);
     }
