@@ -144,11 +144,7 @@ pub async fn router(
         .initial_connection_window_size(WINDOW_BYTES.1)
         .http2_keepalive_interval(Some(limits.keepalive_interval))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .add_routes(requests::bounded(
-            routes,
-            limits.requests_bytes_max,
-            limits.request_timeout,
-        ));
+        .add_routes(requests::bounded(routes, limits));
     Ok((served, reporter))
 }
 

@@ -606,17 +606,16 @@ async fn who_is_over_a_limit_waits_and_nobody_else_does() {
     accepted(&answer.into_inner().results);
 }
 
-/// The start of a call of Ingest whose message never ends.
-fn endless_call(bytes: usize) -> tonic::codegen::http::Request<tonic::body::Body> {
+/// The start of a call of Ingest whose message lacks its last bytes, for ever.
+fn endless_call(bytes: u32) -> tonic::codegen::http::Request<tonic::body::Body> {
     use futures_util::StreamExt as _;
+    const PIECE: &[u8] = &[b'x'; 64 * 1024];
     let mut start = vec![0];
-    start.extend(u32::try_from(bytes).unwrap().to_be_bytes());
-    start.resize(bytes, b'x');
-    let pieces: Vec<_> = start
-        .chunks(64 * 1024)
-        .map(Bytes::copy_from_slice)
-        .collect();
-    let sent = futures_util::stream::iter(pieces).map(|piece| Ok(hyper::body::Frame::data(piece)));
+    start.extend(bytes.to_be_bytes());
+    let pieces = (bytes as usize - 1) / PIECE.len();
+    let sent = std::iter::once(Bytes::from(start))
+        .chain(std::iter::repeat_n(Bytes::from_static(PIECE), pieces));
+    let sent = futures_util::stream::iter(sent).map(|piece| Ok(hyper::body::Frame::data(piece)));
     let body: UnsyncBoxBody<Bytes, Status> =
         UnsyncBoxBody::new(StreamBody::new(sent.chain(futures_util::stream::pending())));
     tonic::codegen::http::Request::post("/provident.v1.EventService/Ingest")
@@ -629,7 +628,7 @@ fn endless_call(bytes: usize) -> tonic::codegen::http::Request<tonic::body::Body
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_never_end_hold_bounded_memory_and_are_given_up() {
     use tonic::codegen::Service as _;
-    const CALLS: u64 = 192;
+    const CALLS: u64 = 768;
     const BUDGET: u64 = 16 * MIB;
     let limits = "[grpc]\nmessage_bytes_max = '4MiB'\nrequests_bytes_max = '16MiB'\n\
                   request_timeout = '3s'\n";
