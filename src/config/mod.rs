@@ -94,6 +94,19 @@ section! {
         connections_max: u32 = 1000,
         /// Calls under way at a time on one connection, streams included. Default 200.
         streams_per_connection_max: u32 = 200,
+        /// How long a connection may be silent before it is asked for a sign of life. Default 30s. Lower
+        /// it to be rid of clients that vanished sooner, raise it for clients that pay for traffic.
+        keepalive_interval: Duration = Duration::from_secs(30),
+        /// How long a connection has to give that sign before it is closed and its streams end, and a
+        /// new one to say that it speaks HTTP/2. Default 10s. Raise it where clients pause for long or
+        /// the network is slow.
+        keepalive_timeout: Duration = Duration::from_secs(10),
+        /// Bytes of requests that may be arriving at a time, over all calls; further ones are refused
+        /// with OVERLOADED. Default 256MiB. Raise it if bursts are refused and memory is there.
+        requests_bytes_max: ByteSize = ByteSize::mib(256),
+        /// How long a request may take to arrive before it is refused with OVERLOADED. Default 30s.
+        /// Raise it for large batches over slow lines.
+        request_timeout: Duration = Duration::from_secs(30),
         /// Whether the reflection service tells clients such as grpcurl what there is to call.
         /// Default true.
         reflection: bool = true,
@@ -859,6 +872,10 @@ impl Reader {
             grpc.message_bytes_max,
             ByteSize::kib(64),
         );
+        self.ordered(
+            ("grpc.message_bytes_max", grpc.message_bytes_max),
+            ("grpc.requests_bytes_max", grpc.requests_bytes_max),
+        );
         // A gRPC message says its length in 32 bits.
         self.ordered(
             ("grpc.message_bytes_max", grpc.message_bytes_max),
@@ -938,6 +955,9 @@ impl Reader {
             }
         }
         for (path, duration) in [
+            ("grpc.keepalive_interval", config.grpc.keepalive_interval),
+            ("grpc.keepalive_timeout", config.grpc.keepalive_timeout),
+            ("grpc.request_timeout", config.grpc.request_timeout),
             ("http.head_timeout", config.http.head_timeout),
             ("hook.answer_timeout", config.hook.answer_timeout),
             ("poll.interval", config.poll.interval),

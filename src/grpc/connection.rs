@@ -1,4 +1,7 @@
 //! Accepting connections: at most so many at a time, each sending at once what it has.
+//!
+//! A connection that does not say in time that it speaks HTTP/2 is closed: it would hold its place for
+//! ever, because a sign of life is asked for only of those that did.
 
 use std::io;
 use std::pin::Pin;
@@ -10,26 +13,40 @@ use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// How long to wait after a failed accept: out of file descriptors, usually, so some connection
 /// has to be closed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Bytes that a client begins with, by HTTP/2's rules: `PRI * HTTP/2.0` and so on.
+const GREETING_BYTES: usize = 24;
+
 /// A TCP connection that holds one of the places for as long as it lives.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    /// Until it has greeted.
+    greeting: Option<Greeting>,
     _place: OwnedSemaphorePermit,
+}
+
+/// A greeting that is awaited.
+#[derive(Debug)]
+struct Greeting {
+    bytes_missing: usize,
+    deadline: Pin<Box<Sleep>>,
 }
 
 /// Accepts connections; one more than `connections_max` waits until another has gone.
 pub fn accept(
     listener: TcpListener,
     connections_max: usize,
+    greeting_timeout: Duration,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(connections_max));
-    futures_util::stream::unfold((listener, places), |(listener, places)| async move {
+    futures_util::stream::unfold((listener, places), move |(listener, places)| async move {
         let place = Arc::clone(&places)
             .acquire_owned()
             .await
@@ -49,6 +66,10 @@ pub fn accept(
         Some((
             Ok(Connection {
                 stream,
+                greeting: Some(Greeting {
+                    bytes_missing: GREETING_BYTES,
+                    deadline: Box::pin(tokio::time::sleep(greeting_timeout)),
+                }),
                 _place: place,
             }),
             (listener, places),
@@ -70,7 +91,19 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if let Some(greeting) = &mut self.greeting {
+            greeting.bytes_missing = greeting
+                .bytes_missing
+                .saturating_sub(buf.filled().len() - before);
+            if greeting.bytes_missing == 0 {
+                self.greeting = None;
+            } else if read.is_pending() && greeting.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+        }
+        read
     }
 }
 

@@ -7,6 +7,7 @@ pub mod classifier;
 pub mod codec;
 pub mod connection;
 pub mod events;
+pub mod requests;
 pub mod sources;
 pub mod status;
 pub mod subscriptions;
@@ -50,10 +51,6 @@ use crate::engine::{Engine, EngineSlot};
 use crate::wire;
 use crate::wire::v1::ErrorReason;
 
-/// How long a connection may be silent before it is asked for a sign of life, and how long it has
-/// to answer: half-open connections are found within 40 s.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
-
 /// What a peer may send before we have taken it in, on one stream and on one connection: a batch of
 /// some hundred events without waiting for leave. HTTP/2's own 64 KiB would stop it 16 times in a
 /// mebibyte.
@@ -86,8 +83,16 @@ fn engine(slot: &EngineSlot) -> Result<&Engine, Refusal> {
 pub struct GrpcLimits {
     /// Bytes of one request message.
     pub message_bytes_max: usize,
+    /// Bytes of requests that are arriving, over all calls.
+    pub requests_bytes_max: usize,
+    /// How long a request may take to arrive.
+    pub request_timeout: Duration,
     /// Calls at a time on one connection.
     pub streams_per_connection_max: u32,
+    /// How long a connection may be silent before it is asked for a sign of life.
+    pub keepalive_interval: Duration,
+    /// How long it has to answer: half-open connections are found within both together.
+    pub keepalive_timeout: Duration,
 }
 
 /// Builds the router, health included; it says `NOT_SERVING` until the reporter says otherwise.
@@ -137,9 +142,9 @@ pub async fn router(
         .max_concurrent_streams(limits.streams_per_connection_max)
         .initial_stream_window_size(WINDOW_BYTES.0)
         .initial_connection_window_size(WINDOW_BYTES.1)
-        .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1))
-        .add_routes(routes);
+        .http2_keepalive_interval(Some(limits.keepalive_interval))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+        .add_routes(requests::bounded(routes, limits));
     Ok((served, reporter))
 }
 

@@ -82,12 +82,20 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         sources.clone(),
         GrpcLimits {
             message_bytes_max: config.grpc.message_bytes_max.as_usize(),
+            requests_bytes_max: config.grpc.requests_bytes_max.as_usize(),
+            request_timeout: config.grpc.request_timeout,
             streams_per_connection_max: config.grpc.streams_per_connection_max,
+            keepalive_interval: config.grpc.keepalive_interval,
+            keepalive_timeout: config.grpc.keepalive_timeout,
         },
         config.grpc.reflection,
     );
     let (router, mut health) = router.await?;
-    let incoming = accept(grpc_listener, config.grpc.connections_max as usize);
+    let incoming = accept(
+        grpc_listener,
+        config.grpc.connections_max as usize,
+        config.grpc.keepalive_timeout,
+    );
     let served = router.serve_with_incoming_shutdown(incoming, grpc_stop.clone().cancelled_owned());
     tasks.spawn("grpc", async move { Ok(served.await?) });
     let intakes = Intakes::new();

@@ -311,6 +311,18 @@ impl Process {
         }
     }
 
+    /// Memory that it takes, as the kernel counts it.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib: u64 = line
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .and_then(|kib| kib.parse().ok())
+            .expect("a process has memory");
+        kib * 1024
+    }
+
     pub(crate) fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
     }
@@ -443,6 +455,15 @@ impl Server {
     /// What the health service says of a name.
     pub(crate) async fn health_of(&self, name: &str) -> Result<ServingStatus, Status> {
         health_of(&mut HealthClient::new(self.channel()), name).await
+    }
+
+    /// A metric without labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = reqwest::get(format!("http://{}/metrics", self.addresses.admin));
+        let text = within(async { text.await.unwrap().text().await.unwrap() }).await;
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or_else(|| panic!("{name} is not in {text}"))
     }
 
     /// The ways in, and how they are.
