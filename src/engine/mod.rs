@@ -10,6 +10,7 @@ pub mod intake;
 pub mod places;
 pub mod poller;
 pub mod query;
+pub mod read_ahead;
 pub mod rejects;
 pub mod sources;
 pub mod stream;
@@ -31,6 +32,7 @@ use self::clock::Clock;
 use self::intake::{Input, Kept, Preparation, Rejection, Taken};
 pub use self::places::{PlaceError, Start};
 use self::query::{Page, PageOptions, QueryRange};
+use self::read_ahead::ReadAhead;
 use self::rejects::{Reject, RejectFile};
 use self::stream::{AtHead, EventStream, OnGap, StreamOptions};
 use self::subscriptions::{SubscriptionError, SubscriptionLimits, Subscriptions};
@@ -55,6 +57,8 @@ pub struct EngineLimits {
     pub writer: WriterLimits,
     /// Bytes of recent records that are held for readers.
     pub tail_bytes_max: usize,
+    /// Bytes of events that were read ahead of readers, of all streams together.
+    pub read_ahead_bytes_max: usize,
     pub subscriptions: SubscriptionLimits,
     pub streams_max: usize,
     /// When a stream ends by itself; `None`: never.
@@ -203,6 +207,7 @@ pub struct Engine(Arc<Parts>);
 struct Parts {
     journal: Arc<dyn Journal>,
     tail: Arc<Tail>,
+    read_ahead: ReadAhead,
     writer: WriterHandle,
     subscriptions: Subscriptions,
     /// What calls may bring that is being read or waits for its answer.
@@ -247,6 +252,7 @@ impl Engine {
             journal,
             tail,
             writer: handle,
+            read_ahead: ReadAhead::new(limits.read_ahead_bytes_max),
             intake: Room::new(limits.writer.queue_bytes_max),
             preparation,
             rejects,
@@ -558,6 +564,7 @@ impl Engine {
         Ok(EventStream::new(
             Arc::clone(&self.0.journal),
             Arc::clone(&self.0.tail),
+            self.0.read_ahead.clone(),
             self.0.drain.clone(),
             options,
             seat,
