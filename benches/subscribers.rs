@@ -63,10 +63,15 @@ async fn main() {
         return;
     }
     let binary = Path::new(env!("CARGO_BIN_EXE_provident"));
-    println!("| {SUBSCRIBERS} subscribers | MiB for them | MiB in all | % of a core |\n|---|---|---|---|");
+    println!(
+        "| {SUBSCRIBERS} subscribers | MiB for them | MiB in all | % of a core |\n|---|---|---|---|"
+    );
     for (name, position) in [
         ("who have read nothing", v1::Position::Latest),
-        ("who have read a thousand events each", v1::Position::Earliest),
+        (
+            "who have read a thousand events each",
+            v1::Position::Earliest,
+        ),
     ] {
         let (mut more, mut all, mut cpu) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..REPEATS {
@@ -83,6 +88,11 @@ async fn main() {
             drop(readers);
             service.stop();
         }
-        println!("| {name} | {} | {} | {} |", spread(more), spread(all), spread(cpu));
+        println!(
+            "| {name} | {} | {} | {} |",
+            spread(more),
+            spread(all),
+            spread(cpu)
+        );
     }
 }

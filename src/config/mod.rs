@@ -364,6 +364,10 @@ section! {
         /// Bytes of the newest events that are held in memory for readers that are up to date.
         /// Default 32MiB. Raise it if many readers often fall a little behind.
         tail_bytes_max: ByteSize = ByteSize::mib(32),
+        /// Bytes of events that were read ahead of readers who have not come for them yet, of all streams
+        /// together. Default 64MiB. What finds no room is read again when its reader comes; raise it
+        /// if more than some sixty readers are behind at a time.
+        read_ahead_bytes_max: ByteSize = ByteSize::mib(64),
         /// Age at which a stream is ended as planned, so that load spreads over servers. Default 0s:
         /// never. Clients go on by themselves.
         stream_age_max: Duration = Duration::ZERO,

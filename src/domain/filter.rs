@@ -6,7 +6,6 @@
 //! [`Filter::expression`], which is about the event's JSON.
 
 use crate::domain::classification::{Category, Cause, Disposition, Priority, Responder, Verdict};
-use crate::domain::event::{Entity, ProvisioningEvent};
 use crate::domain::expression::Expression;
 
 /// An event type that is asked for: exactly, or everything that begins with a prefix.
@@ -73,6 +72,26 @@ pub struct Marks {
     pub security_relevant: bool,
 }
 
+/// What the structured filter reads of an event beyond its marks.
+#[derive(Clone, Debug, Default)]
+pub struct Details<'a> {
+    pub org: &'a str,
+    pub event_type: &'a str,
+    pub transaction_id: &'a str,
+    /// The one that its classification gives, which knows more than the targets' names.
+    pub application_name: &'a str,
+    pub targets: Vec<Target<'a>>,
+}
+
+/// One of the things that an event is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Target<'a> {
+    pub kind: &'a str,
+    pub id: &'a str,
+    pub alternate_id: &'a str,
+    pub display_name: &'a str,
+}
+
 impl Filter {
     /// A filter that every event passes.
     pub fn everything() -> Self {
@@ -123,45 +142,43 @@ impl Filter {
             && self.transaction_ids.is_empty())
     }
 
-    /// Whether an event whose marks pass is wanted. `application_name` is the one that its
-    /// classification gives, which knows more than the targets' names.
-    pub fn admits_details(
-        &self,
-        org: &str,
-        event: &ProvisioningEvent,
-        application_name: &str,
-    ) -> bool {
-        let any_target = |wanted: &[String], kinds: &[&str], same: fn(&Entity, &str) -> bool| {
-            event
-                .targets
-                .iter()
-                .filter(|target| kinds.contains(&target.kind.as_str()))
-                .any(|target| wanted.iter().any(|name| same(target, name)))
-        };
-        let same_id: fn(&Entity, &str) -> bool = |target, id| target.id == id;
-        let same_name: fn(&Entity, &str) -> bool = |target, name| {
-            same_text(&target.display_name, name) || same_text(&target.alternate_id, name)
+    /// Whether an event whose marks pass is wanted.
+    pub fn admits_details(&self, details: &Details<'_>) -> bool {
+        let any_target =
+            |wanted: &[String], kinds: &[&str], same: fn(&Target<'_>, &str) -> bool| {
+                details
+                    .targets
+                    .iter()
+                    .filter(|target| kinds.contains(&target.kind))
+                    .any(|target| wanted.iter().any(|name| same(target, name)))
+            };
+        let same_id: fn(&Target<'_>, &str) -> bool = |target, id| target.id == id;
+        let same_name: fn(&Target<'_>, &str) -> bool = |target, name| {
+            same_text(target.display_name, name) || same_text(target.alternate_id, name)
         };
         (self.event_types.is_empty()
             || self
                 .event_types
                 .iter()
-                .any(|pattern| pattern.matches(&event.event_type)))
-            && (self.orgs.is_empty() || self.orgs.iter().any(|wanted| wanted == org))
+                .any(|pattern| pattern.matches(details.event_type)))
+            && (self.orgs.is_empty() || self.orgs.iter().any(|wanted| wanted == details.org))
             && (self.application_ids.is_empty()
                 || any_target(&self.application_ids, &["AppInstance"], same_id))
             && (self.application_names.is_empty()
                 || self
                     .application_names
                     .iter()
-                    .any(|name| same_text(name, application_name))
+                    .any(|name| same_text(name, details.application_name))
                 || any_target(&self.application_names, &["AppInstance"], same_name))
             && (self.group_ids.is_empty()
                 || any_target(&self.group_ids, &["UserGroup", "AppGroup"], same_id))
             && (self.user_ids.is_empty()
                 || any_target(&self.user_ids, &["User", "AppUser"], same_id))
             && (self.transaction_ids.is_empty()
-                || self.transaction_ids.contains(&event.transaction.id))
+                || self
+                    .transaction_ids
+                    .iter()
+                    .any(|id| id == details.transaction_id))
     }
 }
 
@@ -192,28 +209,29 @@ mod tests {
         security_relevant: false,
     };
 
-    fn event() -> ProvisioningEvent {
-        let target = |kind: &str, id: &str, name: &str| Entity {
-            id: id.into(),
-            kind: kind.into(),
-            display_name: name.into(),
-            ..Entity::default()
+    fn details() -> Details<'static> {
+        let target = |kind, id, display_name| Target {
+            kind,
+            id,
+            display_name,
+            ..Target::default()
         };
-        ProvisioningEvent {
-            event_type: "application.provision.user.push".into(),
+        Details {
+            org: "acme.okta.com",
+            event_type: "application.provision.user.push",
+            application_name: "Slack",
             targets: vec![
                 target("AppUser", "0ua1", "Ann"),
                 target("AppInstance", "0oa1", "Größe AG"),
                 target("UserGroup", "00g1", "Sales"),
             ],
-            ..ProvisioningEvent::default()
+            ..Details::default()
         }
     }
 
     fn check(filter: &Filter, expected: bool) {
         let admitted = filter.admits_marks(&MARKS)
-            && (!filter.needs_details()
-                || filter.admits_details("acme.okta.com", &event(), "Slack"));
+            && (!filter.needs_details() || filter.admits_details(&details()));
         assert_eq!(admitted, expected, "{filter:?}");
     }
 

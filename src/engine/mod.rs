@@ -10,6 +10,7 @@ pub mod intake;
 pub mod places;
 pub mod poller;
 pub mod query;
+pub mod read_ahead;
 pub mod rejects;
 pub mod retention;
 pub mod sources;
@@ -32,6 +33,7 @@ use self::clock::Clock;
 use self::intake::{Input, Kept, Preparation, Rejection, Taken};
 pub use self::places::{PlaceError, Start};
 use self::query::{Page, PageOptions, QueryRange};
+use self::read_ahead::ReadAhead;
 use self::rejects::{Reject, RejectFile};
 use self::retention::{Retention, RetentionPolicy};
 use self::stream::{AtHead, EventStream, OnGap, StreamOptions};
@@ -57,6 +59,8 @@ pub struct EngineLimits {
     pub writer: WriterLimits,
     /// Bytes of recent records that are held for readers.
     pub tail_bytes_max: usize,
+    /// Bytes of events that were read ahead of readers, of all streams together.
+    pub read_ahead_bytes_max: usize,
     pub subscriptions: SubscriptionLimits,
     pub streams_max: usize,
     /// When a stream ends by itself; `None`: never.
@@ -205,6 +209,7 @@ pub struct Engine(Arc<Parts>);
 struct Parts {
     journal: Arc<dyn Journal>,
     tail: Arc<Tail>,
+    read_ahead: ReadAhead,
     writer: WriterHandle,
     subscriptions: Subscriptions,
     /// What calls may bring that is being read or waits for its answer.
@@ -249,6 +254,7 @@ impl Engine {
             journal,
             tail,
             writer: handle,
+            read_ahead: ReadAhead::new(limits.read_ahead_bytes_max),
             intake: Room::new(limits.writer.queue_bytes_max),
             preparation,
             rejects,
@@ -572,6 +578,7 @@ impl Engine {
         Ok(EventStream::new(
             Arc::clone(&self.0.journal),
             Arc::clone(&self.0.tail),
+            self.0.read_ahead.clone(),
             self.0.drain.clone(),
             options,
             seat,

@@ -6,7 +6,7 @@
 //!   more than it is asked to.
 //! - Whoever reads is told what is gone (`engine::stream`); nobody waits, and neither do writes.
 //!
-//! What goes is decided by [`decide`] alone, from what the journal and the clock say. When keys were
+//! What goes is decided by `decide` alone, from what the journal and the clock say. When keys were
 //! appended is known though their records are gone: the start of each unit of keys is kept in the
 //! state table.
 

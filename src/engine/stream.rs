@@ -2,8 +2,9 @@
 //!
 //! - In order, no hole: what a filter leaves out is passed over, what retention removed is named.
 //! - A heartbeat's cursor moves with the reading and is never ahead of a match that was not sent.
-//! - The reader pulls: nothing is read ahead of what it takes, but one chunk, so a stuck reader
-//!   holds one chunk of memory and costs nobody else anything.
+//! - The reader pulls: nothing is read ahead of what it takes, but one chunk. Between two calls the
+//!   chunk's rest lies where all streams' rests do, bounded together, and may have to be read
+//!   again: a stuck reader costs nobody else anything.
 //!
 //! Knows nothing of gRPC; the transport asks for one delivery after the other.
 
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::query::{CHUNK, parse, passes};
+use super::read_ahead::{ReadAhead, Ticket};
 use super::subscriptions::{Seat, Unseated};
 use super::tail::Tail;
 use crate::domain::cursor::Seq;
@@ -26,13 +28,16 @@ use crate::wire::record::{RawPart, StoredEvent};
 
 /// Events of one batch at the most, as the contract says.
 pub const BATCH_EVENTS_MAX: usize = 100;
-/// Bytes of one batch at the most, unless one event is larger, as the contract says.
-pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one batch at the most, unless one event is larger. The contract allows four times as
+/// much; but the transport holds two batches of a reader that stopped reading, so of 2 000 streams
+/// this is 256 MiB, and larger ones are no faster.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 
-/// What one look into the ring takes: a batch, since the next look costs nothing.
-const RING_CHUNK: ReadLimit = ReadLimit {
+/// What one look into the ring takes: a batch, since the next look costs nothing. It is also what a
+/// read takes while there is no room for reading ahead.
+const SMALL_CHUNK: ReadLimit = ReadLimit {
     records_max: BATCH_EVENTS_MAX,
-    bytes_max: CHUNK.bytes_max,
+    bytes_max: 256 * 1024,
 };
 
 /// What to do where events were trimmed.
@@ -130,6 +135,13 @@ enum Phase {
     Over,
 }
 
+/// Matches that wait for the next call.
+#[derive(Debug)]
+struct LeftBehind {
+    ticket: Ticket,
+    first: Seq,
+}
+
 /// A stream of deliveries; it ends after `Ending`, or after an error.
 #[derive(Debug)]
 pub struct EventStream {
@@ -141,7 +153,13 @@ pub struct EventStream {
     phase: Phase,
     /// Everything up to here was sent, waits in `matches`, or is not wanted.
     at: Seq,
+    /// Empty between two calls: then they are in `read_ahead`.
     matches: VecDeque<StoredEvent>,
+    read_ahead: ReadAhead,
+    left: Option<LeftBehind>,
+    chunk: ReadLimit,
+    /// What the last chunk keeps in memory as long as one of its matches is there.
+    chunk_bytes: usize,
     /// `CaughtUp` was sent since the reader last had to go to the journal.
     told_caught_up: bool,
     stop_at: Seq,
@@ -157,6 +175,7 @@ impl EventStream {
     pub(super) fn new(
         journal: Arc<dyn Journal>,
         tail: Arc<Tail>,
+        read_ahead: ReadAhead,
         drain: CancellationToken,
         options: StreamOptions,
         seat: Option<Seat>,
@@ -174,6 +193,10 @@ impl EventStream {
             drain,
             phase: Phase::Unconfirmed,
             matches: VecDeque::new(),
+            read_ahead,
+            left: None,
+            chunk: CHUNK,
+            chunk_bytes: 0,
             told_caught_up: false,
             last_heartbeat: now,
             ends: options.age_max.map(|age| now + age),
@@ -197,7 +220,9 @@ impl EventStream {
         if self.phase == Phase::Over {
             return None;
         }
+        self.fetch();
         let delivery = self.step().await;
+        self.leave();
         match &delivery {
             Ok(Delivery::Ending { .. }) | Err(_) => self.phase = Phase::Over,
             Ok(Delivery::Batch(events)) => telemetry::streamed(events.len() as u64),
@@ -207,6 +232,31 @@ impl EventStream {
             seat.sent(delivery.place());
         }
         Some(delivery)
+    }
+
+    /// Takes back what was left. What is gone is read again, in small pieces at first: there are more
+    /// readers than room.
+    fn fetch(&mut self) {
+        let Some(LeftBehind { ticket, first }) = self.left.take() else {
+            return;
+        };
+        if let Some(events) = ticket.fetch() {
+            self.matches = events;
+        } else {
+            self.at = first.previous();
+            self.chunk = SMALL_CHUNK;
+        }
+    }
+
+    fn leave(&mut self) {
+        if let Some(first) = self.matches.front() {
+            self.left = Some(LeftBehind {
+                first: first.seq,
+                ticket: self
+                    .read_ahead
+                    .leave(std::mem::take(&mut self.matches), self.chunk_bytes),
+            });
+        }
     }
 
     async fn step(&mut self) -> Result<Delivery, StreamError> {
@@ -305,7 +355,8 @@ impl EventStream {
     async fn read_chunk(&mut self, head: Seq) -> Result<Option<Delivery>, ReadError> {
         // A filter that wants little may look through a whole ring in one go; others run between.
         tokio::task::consume_budget().await;
-        if let Some(events) = self.tail.after(self.at, RING_CHUNK) {
+        if let Some(events) = self.tail.after(self.at, SMALL_CHUNK) {
+            self.chunk_bytes = events.iter().map(StoredEvent::record_bytes).sum();
             for event in events {
                 self.consider(event, head)?;
             }
@@ -314,7 +365,7 @@ impl EventStream {
         self.told_caught_up = false;
         let records = match self
             .journal
-            .read(self.at.next(), Direction::OldestFirst, CHUNK)
+            .read(self.at.next(), Direction::OldestFirst, self.chunk)
             .await
         {
             Ok(records) => records,
@@ -327,6 +378,12 @@ impl EventStream {
                 }));
             }
             Err(error) => return Err(error),
+        };
+        self.chunk_bytes = records.iter().map(|record| record.bytes.len()).sum();
+        // Room may have come back.
+        self.chunk = ReadLimit {
+            records_max: CHUNK.records_max.min(2 * self.chunk.records_max),
+            bytes_max: CHUNK.bytes_max.min(2 * self.chunk.bytes_max),
         };
         for record in &records {
             self.consider(parse(record)?, head)?;

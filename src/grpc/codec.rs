@@ -48,6 +48,21 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// How many bytes [`Self::put`] writes at the most.
+    fn len_max(&self) -> usize {
+        /// A tag and a length.
+        const FRAME: usize = 1 + 10;
+        match self {
+            Self::Control(message) => message.encoded_len(),
+            Self::Batch(stored) => FRAME + stored.fields_len(),
+            Self::Page {
+                events,
+                next_page_token,
+            } => events.fields_len() + FRAME + next_page_token.len(),
+            Self::Event(stored) => stored.fields_len(),
+        }
+    }
+
     fn put(&self, out: &mut impl BufMut) {
         match self {
             Self::Control(message) => message.encode_raw(out),
@@ -127,6 +142,9 @@ impl Encoder for AnswerEncoder {
     type Error = Status;
 
     fn encode(&mut self, answer: Answer, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // A buffer that grows step by step is copied each time, and holds up to twice its content
+        // for as long as the reader takes.
+        out.reserve(answer.len_max());
         answer.put(out);
         Ok(())
     }

@@ -517,6 +517,7 @@ mod tests {
                 batch_bytes_max: 4096,
             },
             tail_bytes_max: 1 << 20,
+            read_ahead_bytes_max: 1 << 20,
             subscriptions: SubscriptionLimits {
                 subscriptions_max: 1,
                 filter_bytes_max: 1,

@@ -2,33 +2,56 @@
 //!
 //! Text compares without regard to case, times as instants, numbers as numbers. A path into a list
 //! holds if it holds for one element. What is null or missing fits neither a comparison nor its
-//! opposite, also behind `not`: it fits `not … pr` alone. Only members on the way are looked at.
+//! opposite, also behind `not`: it fits `not … pr` alone.
+//!
+//! An event is gone through once, however many conditions there are; below its members only what
+//! is on the way is looked at.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use serde_json::value::RawValue;
 
-use super::json::{each_field, elements, text};
+use super::json::{each_field, elements, members, text};
 use super::log_event::parse_time;
+use crate::domain::event::Timestamp;
 use crate::domain::expression::{Expression, Literal, Node, Operator};
 
 /// Whether a LogEvent fits.
 pub fn holds(expression: &Expression, log_event: &str) -> bool {
-    let Ok(event) = serde_json::from_str::<&RawValue>(log_event) else {
+    // What was stored is valid.
+    let Ok(members) = members(log_event) else {
         return false;
     };
-    evaluate(expression.root(), event) == Some(true)
+    evaluate(expression.root(), &Event(members)) == Some(true)
+}
+
+/// A LogEvent's members.
+struct Event<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Event<'a> {
+    /// Calls `found` for each value at a path.
+    fn find(&self, path: &[String], found: &mut dyn FnMut(&'a RawValue)) {
+        let Some((name, rest)) = path.split_first() else {
+            return;
+        };
+        for (member, value) in &self.0 {
+            if is_named(member, name) {
+                find(value, rest, found);
+            }
+        }
+    }
 }
 
 /// `None`: can't be told, because there is no value.
-fn evaluate(node: &Node, event: &RawValue) -> Option<bool> {
+fn evaluate(node: &Node, event: &Event<'_>) -> Option<bool> {
     match node {
         Node::And(nodes) => all(nodes, event, true),
         Node::Or(nodes) => all(nodes, event, false),
         Node::Not(node) => evaluate(node, event).map(|holds| !holds),
         Node::Present(path) => {
             let mut present = false;
-            find(event, &path.0, &mut |value| present |= is_present(value));
+            event.find(&path.0, &mut |value| present |= is_present(value));
             Some(present)
         }
         Node::Compare {
@@ -37,7 +60,7 @@ fn evaluate(node: &Node, event: &RawValue) -> Option<bool> {
             value: wanted,
         } => {
             let mut holds = None;
-            find(event, &path.0, &mut |value| {
+            event.find(&path.0, &mut |value| {
                 if let Some(value) = text(value) {
                     let fits = compare(&value, *operator, wanted);
                     holds = Some(holds == Some(true) || fits);
@@ -49,7 +72,7 @@ fn evaluate(node: &Node, event: &RawValue) -> Option<bool> {
 }
 
 /// `and` of nodes where `neutral` is true, else `or`: one of the other kind decides.
-fn all(nodes: &[Node], event: &RawValue, neutral: bool) -> Option<bool> {
+fn all(nodes: &[Node], event: &Event<'_>, neutral: bool) -> Option<bool> {
     let mut result = Some(neutral);
     for node in nodes {
         match evaluate(node, event) {
@@ -77,10 +100,15 @@ fn find<'a>(value: &'a RawValue, path: &[String], found: &mut dyn FnMut(&'a RawV
     };
     // A value that was cut out of a larger one is valid, and what is no object has no members.
     let _ = each_field(value.get(), |member, value| {
-        if member.eq_ignore_ascii_case(name) || member.to_lowercase() == *name {
+        if is_named(member, name) {
             find(value, rest, found);
         }
     });
+}
+
+/// Whether a member has a name, which is in lower case.
+fn is_named(member: &str, name: &str) -> bool {
+    member.eq_ignore_ascii_case(name) || (!member.is_ascii() && member.to_lowercase() == name)
 }
 
 fn is_present(value: &RawValue) -> bool {
@@ -115,8 +143,8 @@ fn compare(value: &str, operator: Operator, wanted: &Literal) -> bool {
                 Operator::EndsWith => return value.ends_with(wanted.as_str()),
                 _ => {}
             }
-            match (parse_time(&value), parse_time(wanted)) {
-                (Some(value), Some(wanted)) => Some(value.cmp(&wanted)),
+            match (time(wanted), time(&value)) {
+                (Some(wanted), Some(value)) => Some(value.cmp(&wanted)),
                 _ => Some(value.as_str().cmp(wanted)),
             }
         }
@@ -134,6 +162,12 @@ fn compare(value: &str, operator: Operator, wanted: &Literal) -> bool {
         // Numbers have no parts.
         Operator::Contains | Operator::StartsWith | Operator::EndsWith => false,
     }
+}
+
+/// A time, if the text is one. Each begins with its year, most texts do not.
+fn time(text: &str) -> Option<Timestamp> {
+    let may_be = text.starts_with(|first: char| first.is_ascii_digit() || "+-".contains(first));
+    may_be.then(|| parse_time(text)).flatten()
 }
 
 #[cfg(test)]

@@ -18,7 +18,14 @@ use serde_json::value::RawValue;
 /// If `text` is an object but not valid JSON.
 pub fn each_field<'a>(
     text: &'a str,
-    field: impl FnMut(&str, &'a RawValue),
+    mut field: impl FnMut(&str, &'a RawValue),
+) -> Result<(), serde_json::Error> {
+    each_member(text, |name, value| field(&name, value))
+}
+
+fn each_member<'a>(
+    text: &'a str,
+    field: impl FnMut(Cow<'a, str>, &'a RawValue),
 ) -> Result<(), serde_json::Error> {
     if !text.trim_ascii_start().starts_with('{') {
         return Ok(());
@@ -28,9 +35,20 @@ pub fn each_field<'a>(
     deserializer.end()
 }
 
+/// The members of a JSON object, in order; other values have none.
+///
+/// # Errors
+/// If `text` is an object but not valid JSON.
+pub fn members(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, serde_json::Error> {
+    // A LogEvent has some twenty.
+    let mut members = Vec::with_capacity(24);
+    each_member(text, |name, value| members.push((name, value)))?;
+    Ok(members)
+}
+
 struct Fields<F>(F);
 
-impl<'de, F: FnMut(&str, &'de RawValue)> Visitor<'de> for Fields<F> {
+impl<'de, F: FnMut(Cow<'de, str>, &'de RawValue)> Visitor<'de> for Fields<F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,7 +58,7 @@ impl<'de, F: FnMut(&str, &'de RawValue)> Visitor<'de> for Fields<F> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
             let value: &RawValue = map.next_value()?;
-            (self.0)(&key, value);
+            (self.0)(key, value);
         }
         Ok(())
     }

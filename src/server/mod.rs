@@ -256,6 +256,7 @@ async fn start_engine(
             batch_bytes_max: config.ingest.batch_bytes_max.as_usize(),
         },
         tail_bytes_max: config.subscribe.tail_bytes_max.as_usize(),
+        read_ahead_bytes_max: config.subscribe.read_ahead_bytes_max.as_usize(),
         streams_max: config.subscribe.streams_max as usize,
         stream_age_max: Some(config.subscribe.stream_age_max).filter(|age| !age.is_zero()),
         scan_records_max: config.list.scan_records_max as usize,

@@ -31,7 +31,7 @@ use crate::domain::classification::{
 };
 use crate::domain::cursor::{CURSOR_TEXT_LEN, Cursor, JournalId, Seq};
 use crate::domain::event::{Delivery, ProvisioningEvent, RawOrigin, Reception, Timestamp};
-use crate::domain::filter::{Filter, Marks};
+use crate::domain::filter::{Details, Filter, Marks, Target};
 
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 40;
@@ -265,18 +265,19 @@ impl StoredEvent {
         if !filter.needs_details() {
             return Ok(true);
         }
-        let body = v1::StreamedEvent::decode(self.body.clone()).or(Err(RecordError::Body))?;
-        let mut event = body.event.unwrap_or_default();
-        let org = std::mem::take(&mut event.org);
-        let application = body
-            .classification
-            .unwrap_or_default()
-            .application
-            .unwrap_or_default();
-        // A time out of range can't have been stored, and no filter reads it.
-        event.published_time = None;
-        let event = convert::read_event(event).or(Err(RecordError::Body))?;
-        Ok(filter.admits_details(&org, &event, &application.name))
+        let body = Searched::decode(self.body.clone()).or(Err(RecordError::Body))?;
+        let event = body.event.unwrap_or_default();
+        let classification = body.classification.unwrap_or_default();
+        let application = classification.application.unwrap_or_default();
+        let transaction = event.transaction.unwrap_or_default();
+        let targets = event.targets.iter().map(SearchedEntity::target);
+        Ok(filter.admits_details(&Details {
+            org: text(&event.org)?,
+            event_type: text(&event.event_type)?,
+            transaction_id: text(&transaction.id)?,
+            application_name: text(&application.name)?,
+            targets: targets.collect::<Result<_, _>>()?,
+        }))
     }
 
     /// The size of what [`Self::put`] writes.
@@ -324,6 +325,73 @@ impl StoredEvent {
     }
 }
 
+/// What a filter reads of a `StreamedEvent`: the same fields, all else passed over, and texts left
+/// where they lie.
+#[derive(Clone, PartialEq, Message)]
+struct Searched {
+    #[prost(message, optional, tag = "4")]
+    event: Option<SearchedEvent>,
+    #[prost(message, optional, tag = "5")]
+    classification: Option<SearchedClassification>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SearchedEvent {
+    #[prost(bytes = "bytes", tag = "2")]
+    org: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    event_type: Bytes,
+    #[prost(message, repeated, tag = "12")]
+    targets: Vec<SearchedEntity>,
+    #[prost(message, optional, tag = "13")]
+    transaction: Option<SearchedTransaction>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SearchedEntity {
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    alternate_id: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    display_name: Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    kind: Bytes,
+}
+
+impl SearchedEntity {
+    fn target(&self) -> Result<Target<'_>, RecordError> {
+        Ok(Target {
+            kind: text(&self.kind)?,
+            id: text(&self.id)?,
+            alternate_id: text(&self.alternate_id)?,
+            display_name: text(&self.display_name)?,
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SearchedTransaction {
+    #[prost(bytes = "bytes", tag = "1")]
+    id: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SearchedClassification {
+    #[prost(message, optional, tag = "12")]
+    application: Option<SearchedRef>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SearchedRef {
+    #[prost(bytes = "bytes", tag = "2")]
+    name: Bytes,
+}
+
+fn text(bytes: &[u8]) -> Result<&str, RecordError> {
+    std::str::from_utf8(bytes).or(Err(RecordError::Body))
+}
+
 /// Bytes of a length-delimited field with a tag of one byte.
 fn field_len(content: usize) -> usize {
     1 + encoded_len_varint(content as u64) + content
@@ -340,6 +408,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::filter::EventTypePattern;
 
     const MARKS: Marks = Marks {
         verdict: Verdict::Failure,
@@ -405,6 +474,61 @@ mod tests {
         let without = sent(&stored, RawPart::Withheld);
         assert_eq!(without.raw_json, None);
         assert_eq!(without.group_push_failed.unwrap().event_details, "");
+    }
+
+    #[test]
+    fn a_filter_reads_the_fields_that_the_contract_names() {
+        let text = |name: &str| name.to_owned();
+        let body = v1::StreamedEvent {
+            event: Some(v1::ProvisioningEvent {
+                org: text("the org"),
+                event_type: text("the.type"),
+                targets: vec![v1::Entity {
+                    id: text("the id"),
+                    alternate_id: text("the alternate id"),
+                    display_name: text("the name"),
+                    r#type: text("AppInstance"),
+                    ..Default::default()
+                }],
+                transaction: Some(v1::Transaction {
+                    id: text("the transaction"),
+                    r#type: text("JOB"),
+                }),
+                ..Default::default()
+            }),
+            classification: Some(v1::Classification {
+                application: Some(v1::ObjectRef {
+                    id: text("other id"),
+                    name: text("other name"),
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let record = Draft::encode(MARKS, &body, "{}").seal(AppendTime(1));
+        let stored = StoredEvent::parse(Seq::FIRST, &record).unwrap();
+        let check = |set: fn(&mut Filter, String), fits: &[&str]| {
+            for name in fits.iter().chain(&["no such thing"]) {
+                let mut filter = Filter::everything();
+                set(&mut filter, text(name));
+                let passes = stored.passes(&filter).unwrap();
+                assert_eq!(passes, fits.contains(name), "{filter:?}");
+            }
+        };
+        check(|filter, org| filter.orgs.push(org), &["the org"]);
+        check(
+            |filter, kind| filter.event_types.push(EventTypePattern::Exact(kind)),
+            &["the.type"],
+        );
+        check(|filter, id| filter.application_ids.push(id), &["the id"]);
+        check(
+            |filter, name| filter.application_names.push(name),
+            &["the name", "the alternate id", "other name"],
+        );
+        check(
+            |filter, id| filter.transaction_ids.push(id),
+            &["the transaction"],
+        );
     }
 
     #[test]

@@ -25,8 +25,8 @@ use tonic::{Code, Status, Streaming};
 
 use crate::fixtures::{self, Given, mixed_one};
 use crate::harness::{
-    ORG, Random, Server, accepted, after, earliest, eventually, everything, following,
-    json, latest, say, setting, to_head, within,
+    ORG, Random, Server, accepted, after, earliest, eventually, everything, following, json,
+    latest, say, setting, to_head, within,
 };
 use crate::proxy::{Proxy, Way, Weather};
 
@@ -640,7 +640,9 @@ async fn requests_that_never_end_hold_bounded_memory_and_are_given_up() {
         for _ in 0..CALLS / 4 {
             let mut channel = channel.clone();
             calls.spawn(async move {
-                std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+                std::future::poll_fn(|cx| channel.poll_ready(cx))
+                    .await
+                    .unwrap();
                 let answer = channel.call(endless_call(4 << 20)).await;
                 let status = answer.map(|answer| {
                     Status::from_header_map(answer.headers()).expect("a refusal has no message")

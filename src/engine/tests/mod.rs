@@ -35,6 +35,7 @@ const LIMITS: EngineLimits = EngineLimits {
         batch_bytes_max: 1 << 20,
     },
     tail_bytes_max: 1 << 20,
+    read_ahead_bytes_max: 1 << 20,
     subscriptions: SubscriptionLimits {
         subscriptions_max: 3,
         filter_bytes_max: 1024,
@@ -483,12 +484,19 @@ async fn an_event_wakes_whoever_waits_for_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_reader_costs_nobody_anything_and_misses_nothing() {
-    // The ring holds a few events only, so the reader has to go back to the journal.
-    let running = start(EngineLimits {
-        tail_bytes_max: 2000,
-        ..LIMITS
-    })
-    .await;
+    for read_ahead_bytes_max in [0, 40_000, 1 << 20] {
+        // The ring holds a few events only, so the reader has to go back to the journal.
+        let running = start(EngineLimits {
+            tail_bytes_max: 2000,
+            read_ahead_bytes_max,
+            ..LIMITS
+        })
+        .await;
+        check_stuck_reader(running).await;
+    }
+}
+
+async fn check_stuck_reader(running: Running) {
     let mut stuck = running
         .engine
         .subscribe(from_earliest(AtHead::Follow))
