@@ -16,6 +16,7 @@
     reason = "figures are shown with three digits"
 )]
 
+#[expect(dead_code, reason = "the bench of subscribers uses the rest of it")]
 mod service;
 
 use std::path::{Path, PathBuf};

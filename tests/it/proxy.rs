@@ -28,10 +28,6 @@ pub(crate) enum Weather {
     Trickle { bytes: usize, pause: Duration },
     /// Nothing arrives this way; the connections stay.
     Stall(Way),
-    /// Connections are reset: neither side gets what was under way.
-    Reset,
-    /// Connections end as if each side had closed in the midst of what it said.
-    Close,
     /// The client is gone and the server isn't told: its data is no longer taken either.
     HalfOpen,
 }
@@ -202,8 +198,6 @@ impl Connection {
                     continue;
                 }
                 Weather::HalfOpen => return End::HalfOpen,
-                Weather::Reset => return End::Reset,
-                Weather::Close => return End::Closed,
                 _ => {}
             }
             // Nothing is read yet in either branch that is dropped.

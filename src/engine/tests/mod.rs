@@ -18,7 +18,6 @@ use crate::domain::classify::Classifier;
 use crate::engine::intake::Keep;
 use crate::engine::rejects::RejectFile;
 use crate::engine::stream::{Ending, StreamError};
-use crate::journal::Batch;
 use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, ReadFailure};
 use crate::journal::memory::MemoryJournal;
 use crate::journal::{Batch, DedupeKey, Entry};
