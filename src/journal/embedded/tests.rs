@@ -409,6 +409,30 @@ async fn a_record_that_is_missing_is_named() {
 }
 
 #[tokio::test]
+async fn damage_in_the_table_of_state_is_found_at_the_open() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    journal
+        .append(state(b"cursor", b"0000000007"))
+        .await
+        .unwrap();
+    let table = journal.shared.state.clone();
+    table.rotate_memtable().unwrap();
+    wait_until(|| table.table_count() > 0).await;
+    let tables = table.path().join("tables");
+    drop(table);
+    drop(journal);
+    for file in fs::read_dir(tables).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let at = find(&bytes, &value[40_000..40_016]).unwrap();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    assert!(matches!(fixture.refused(), OpenError::Damaged { .. }));
+}
+
+#[tokio::test]
 async fn rows_that_were_lost_with_a_file_are_missed() {
     for (name, create) in [
         (
