@@ -412,10 +412,14 @@ async fn a_record_that_is_missing_is_named() {
 async fn damage_in_the_table_of_state_is_found_at_the_open() {
     let fixture = Fixture::new();
     let journal = fixture.open();
-    journal
-        .append(state(b"cursor", b"0000000007"))
-        .await
-        .unwrap();
+    // Larger than a block and nothing that packs well. Two of them, so that the second is in a block
+    // without the rows that every open looks up.
+    let value: Vec<_> = (0..6_000_u64)
+        .flat_map(|number| xxhash_rust::xxh3::xxh3_64(&number.to_be_bytes()).to_be_bytes())
+        .collect();
+    for key in [b"a", b"b"] {
+        journal.append(state(key, &value)).await.unwrap();
+    }
     let table = journal.shared.state.clone();
     table.rotate_memtable().unwrap();
     wait_until(|| table.table_count() > 0).await;
@@ -425,7 +429,7 @@ async fn damage_in_the_table_of_state_is_found_at_the_open() {
     for file in fs::read_dir(tables).unwrap() {
         let path = file.unwrap().path();
         let mut bytes = fs::read(&path).unwrap();
-        let at = find(&bytes, &value[40_000..40_016]).unwrap();
+        let at = bytes.len() / 2 + find(&bytes[bytes.len() / 2..], &value[40_000..40_016]).unwrap();
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
     }
