@@ -144,27 +144,7 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_nothing_else() {
         );
     }
     check(&server, &known, &known).await;
-    let get = async |number: u64| {
-        let request = v1::GetEventRequest {
-            event: Some(Event::Key(v1::EventKey {
-                org: ORG.to_owned(),
-                uuid: fixtures::uuid(number),
-            })),
-            ..v1::GetEventRequest::default()
-        };
-        within(server.events().get_event(request)).await
-    };
-    let first = get(0).await.unwrap().into_inner().event.unwrap();
-    assert_eq!(first.sequence, 1);
-    let status = get(numbers[0]).await.unwrap_err();
-    refused(&status, Code::NotFound, v1::ErrorReason::EventNotFound);
-    let request = v1::ListEventsRequest {
-        filter: Some(everything()),
-        page_size: 10,
-        ..v1::ListEventsRequest::default()
-    };
-    let page = within(server.events().list_events(request)).await.unwrap();
-    assert_eq!(page.into_inner().events.len(), 10);
+    check_single_reads(&server, numbers[0]).await;
 
     // Places move on, durably.
     within(server.subscriptions().create_subscription(create("late")))
@@ -219,6 +199,31 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_nothing_else() {
     assert!(server.process.ended().await.success());
 }
 
+/// One event and a page are given, and what was refused is not there.
+async fn check_single_reads(server: &Server, refused_number: u64) {
+    let get = async |number: u64| {
+        let request = v1::GetEventRequest {
+            event: Some(Event::Key(v1::EventKey {
+                org: ORG.to_owned(),
+                uuid: fixtures::uuid(number),
+            })),
+            ..v1::GetEventRequest::default()
+        };
+        within(server.events().get_event(request)).await
+    };
+    let first = get(0).await.unwrap().into_inner().event.unwrap();
+    assert_eq!(first.sequence, 1);
+    let status = get(refused_number).await.unwrap_err();
+    refused(&status, Code::NotFound, v1::ErrorReason::EventNotFound);
+    let request = v1::ListEventsRequest {
+        filter: Some(everything()),
+        page_size: 10,
+        ..v1::ListEventsRequest::default()
+    };
+    let page = within(server.events().list_events(request)).await.unwrap();
+    assert_eq!(page.into_inner().events.len(), 10);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_somebody_else_fills_to_the_last_byte_costs_nothing_acknowledged() {
     let Some(disk) = Disk::new() else { return };
@@ -245,12 +250,11 @@ async fn a_disk_that_somebody_else_fills_to_the_last_byte_costs_nothing_acknowle
         }
         disk.make_room();
         let process = &mut server.process;
-        let status = match process.has_ended() {
-            Some(status) => status,
-            None => {
-                process.signal(Signal::TERM);
-                process.ended().await
-            }
+        let status = if let Some(status) = process.has_ended() {
+            status
+        } else {
+            process.signal(Signal::TERM);
+            process.ended().await
         };
         process.kill();
         let log = process.log_text();

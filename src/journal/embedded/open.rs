@@ -98,6 +98,10 @@ impl Opened {
         let state = database
             .keyspace(STATE_KEYSPACE, options::state)
             .map_err(failed)?;
+        // All of it, since whoever opens a journal reads it next: here damage gets a sentence.
+        for row in state.iter() {
+            row.into_inner().map_err(failed)?;
+        }
         let row = |key| state.get(key).map_err(failed);
         let no_row =
             |name: &str| damaged(format!("the row of the {name} is missing or unreadable"));

@@ -651,6 +651,34 @@ async fn a_record_that_is_missing_is_named() {
 }
 
 #[tokio::test]
+async fn damage_in_the_table_of_state_is_found_at_the_open() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    // Larger than a block and nothing that packs well. Two of them, so that the second is in a block
+    // without the rows that every open looks up.
+    let value: Vec<_> = (0..6_000_u64)
+        .flat_map(|number| xxhash_rust::xxh3::xxh3_64(&number.to_be_bytes()).to_be_bytes())
+        .collect();
+    for key in [b"a", b"b"] {
+        journal.append(state(key, &value)).await.unwrap();
+    }
+    let table = journal.shared.state.clone();
+    table.rotate_memtable().unwrap();
+    wait_until(|| table.table_count() > 0).await;
+    let tables = table.path().join("tables");
+    drop(table);
+    drop(journal);
+    for file in fs::read_dir(tables).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.len() / 2 + find(&bytes[bytes.len() / 2..], &value[40_000..40_016]).unwrap();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    assert!(matches!(fixture.refused(), OpenError::Damaged { .. }));
+}
+
+#[tokio::test]
 async fn rows_that_were_lost_with_a_file_are_missed() {
     for (name, create) in [
         (
