@@ -288,7 +288,8 @@ section! {
         /// `storage.reserve` and one generation. What other files take there makes no event go.
         volume_percent_max: u32 = 80,
         /// How much longer than `age_max` events wait for a subscription that has not committed them;
-        /// 0s: they don't. Default 0s. Limits of size never wait.
+        /// 0s: they don't. Default 0s. Limits of size never wait. What is kept may then be older by a
+        /// tenth of both together, at most by `age_max`.
         wait_for_subscriptions: Duration = Duration::ZERO,
         /// How long an event is known by its org and uuid, so that it is kept once; 0s: for ever. Default
         /// 100days: Okta keeps 90. Events that are still kept stay known in any case; about 50 bytes

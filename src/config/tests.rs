@@ -449,6 +449,18 @@ fn limits_of_the_ways_in_are_checked() {
         &[],
         &["must be at most 1000"],
     );
+    for percent in [0, 101] {
+        check(
+            &format!("[retention]\nvolume_percent_max = {percent}"),
+            &[],
+            &["retention.volume_percent_max: must be "],
+        );
+    }
+    check(
+        "[retention]\ninterval = '0s'",
+        &[],
+        &["longer than nothing"],
+    );
     check(
         "[hook]\nanswer_timeout = '0s'",
         &[],

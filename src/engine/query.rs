@@ -126,20 +126,22 @@ pub async fn read_one(journal: &dyn Journal, seq: Seq) -> Result<Option<StoredEv
     if seq == Seq::ZERO {
         return Ok(None);
     }
-    let records = match journal.read(seq, Direction::OldestFirst, ONE).await {
-        Ok(records) => records,
-        Err(ReadError::Trimmed { .. }) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    records
-        .first()
-        .filter(|record| record.seq == seq)
-        .map(parse)
-        .transpose()
+    match first_from(journal, seq).await {
+        Ok(found) => Ok(found.filter(|event| event.seq == seq)),
+        Err(ReadError::Trimmed { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first event from a place on; a journal with holes gives the next one there is.
+async fn first_from(journal: &dyn Journal, seq: Seq) -> Result<Option<StoredEvent>, ReadError> {
+    let records = journal.read(seq, Direction::OldestFirst, ONE).await?;
+    records.first().map(parse).transpose()
 }
 
 /// The last place whose event was appended before `time`, or the place before the earliest
-/// event. Append times never go back, so halving the range finds it.
+/// event. Append times never go back, so halving the range finds it. What is damaged counts as
+/// old as the next event that is not.
 pub async fn last_before(journal: &dyn Journal, time: AppendTime) -> Result<Seq, ReadError> {
     'again: loop {
         let bounds = journal.bounds();
@@ -147,18 +149,27 @@ pub async fn last_before(journal: &dyn Journal, time: AppendTime) -> Result<Seq,
         let (mut low, mut high) = (bounds.earliest.previous(), bounds.head);
         while low < high {
             let middle = Seq::new(low.get() + (high.get() - low.get()).div_ceil(2));
-            let records = match journal.read(middle, Direction::OldestFirst, ONE).await {
-                Ok(records) => records,
-                // Retention went past us; the range has changed.
-                Err(ReadError::Trimmed { .. }) => continue 'again,
-                Err(error) => return Err(error),
-            };
-            // A journal with holes gives the next one there is.
-            match records.first() {
-                Some(record) if record.seq <= high && parse(record)?.append_time < time => {
-                    low = record.seq;
+            let mut place = middle;
+            let mut step = 1;
+            // Damage must not keep retention from what is older or younger, so the next record that
+            // can be read speaks for those before it.
+            let found = loop {
+                match first_from(journal, place).await {
+                    Ok(found) => break found.filter(|event| event.seq <= high),
+                    // Retention went past us; the range has changed.
+                    Err(ReadError::Trimmed { .. }) => continue 'again,
+                    Err(ReadError::Corrupt { .. }) => place = Seq::new(place.get() + step),
+                    Err(error) => return Err(error),
                 }
-                _ => high = middle.previous(),
+                if place > high {
+                    break None;
+                }
+                step *= 2;
+            };
+            match found {
+                Some(event) if event.append_time < time => low = event.seq,
+                Some(event) => high = event.seq.previous(),
+                None => high = middle.previous(),
             }
         }
         return Ok(low);

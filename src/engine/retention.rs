@@ -242,7 +242,10 @@ impl Retention {
         }
         let newest = usage.records.last().map_or(Seq::FIRST, |unit| unit.first);
         let first = query::read_one(&*self.journal, newest).await?;
-        if first.is_some_and(|first| spans(first.append_time, self.policy.age_max)) {
+        // By all that they may be kept: a short age with a long wait would make a crowd of units.
+        let wait = self.policy.wait_for_subscriptions;
+        let kept = self.policy.age_max.map(|age| age.saturating_add(wait));
+        if first.is_some_and(|first| spans(first.append_time, kept)) {
             self.journal.cut(Cut::Records).await?;
         }
         Ok(())

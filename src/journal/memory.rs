@@ -1,8 +1,8 @@
 //! A journal in memory, for tests and demos.
 //!
-//! Keeps the whole contract but durability: what it holds is gone with the process. It trims to
-//! the record and never runs out of room. Nothing bounds its memory but trims, so it is not for
-//! production.
+//! Keeps the whole contract but durability: what it holds is gone with the process. It trims and
+//! forgets to the record and never runs out of room. Nothing bounds its memory but trims, so it is
+//! not for production.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
@@ -15,6 +15,9 @@ use super::{
     ReadError, ReadLimit, Record, Unit, Usage, may_take,
 };
 use crate::domain::cursor::{JournalId, Seq};
+
+/// Records that usage names as one unit: few enough to trim by size with, and not a unit for each.
+const UNIT_RECORDS: usize = 1024;
 
 /// A journal that lives as long as this value.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ struct Contents {
     earliest: Seq,
     records: VecDeque<Bytes>,
     keys: HashMap<DedupeKey, (Seq, Fingerprint)>,
+    /// The first sequences of the units of keys, as they were asked for; never empty.
+    key_units: Vec<Seq>,
     state: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -40,6 +45,7 @@ impl MemoryJournal {
                 earliest: Seq::FIRST,
                 records: VecDeque::new(),
                 keys: HashMap::new(),
+                key_units: vec![Seq::FIRST],
                 state: BTreeMap::new(),
             }),
         }
@@ -159,20 +165,39 @@ impl Journal for MemoryJournal {
 
     async fn usage(&self) -> Result<Usage, ReadError> {
         let contents = self.contents();
-        let bytes = contents.records.iter().map(Bytes::len).sum::<usize>();
-        let bytes = u64::try_from(bytes).expect("a length fits 64 bits");
-        Ok(Usage {
-            bytes,
-            volume_bytes: None,
-            records: vec![Unit {
+        let bytes_of = |records: &[&Bytes]| {
+            let bytes = records.iter().map(|record| record.len()).sum::<usize>();
+            u64::try_from(bytes).expect("a length fits 64 bits")
+        };
+        let all: Vec<_> = contents.records.iter().collect();
+        let firsts = (contents.earliest.get()..).step_by(UNIT_RECORDS);
+        let mut records: Vec<_> = firsts
+            .zip(all.chunks(UNIT_RECORDS))
+            .map(|(first, records)| Unit {
+                first: Seq::new(first),
+                bytes: bytes_of(records),
+            })
+            .collect();
+        if records.is_empty() {
+            records.push(Unit {
                 first: contents.earliest,
-                bytes,
-            }],
-            keys: vec![Seq::FIRST],
+                bytes: 0,
+            });
+        }
+        Ok(Usage {
+            bytes: bytes_of(&all),
+            volume_bytes: None,
+            records,
+            keys: contents.key_units.clone(),
         })
     }
 
-    async fn cut(&self, _what: Cut) -> Result<(), AppendError> {
+    async fn cut(&self, what: Cut) -> Result<(), AppendError> {
+        let mut contents = self.contents();
+        let next = contents.bounds().head.next();
+        if what == Cut::RecordsAndKeys && contents.key_units.last() < Some(&next) {
+            contents.key_units.push(next);
+        }
         Ok(())
     }
 
@@ -180,6 +205,62 @@ impl Journal for MemoryJournal {
         let mut contents = self.contents();
         let before = before.min(contents.earliest);
         contents.keys.retain(|_, (seq, _)| *seq >= before);
+        // The unit that holds `before` stays, as do all after it.
+        let older = contents.key_units[1..].iter();
+        let older = older.take_while(|next| **next <= before).count();
+        contents.key_units.drain(..older);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Entry;
+
+    #[tokio::test]
+    async fn its_units_can_be_trimmed_by_size_and_forgotten_by_age() {
+        let id = JournalId {
+            id: [1; 8],
+            epoch: 1,
+        };
+        let journal = MemoryJournal::new(id);
+        let entries = (0..2500_u128).map(|number| Entry {
+            key: DedupeKey(number.to_be_bytes()),
+            fingerprint: Fingerprint([0; 17]),
+            record: Bytes::from_static(b"ten bytes."),
+        });
+        let batch = Batch {
+            entries: entries.collect(),
+            state: Vec::new(),
+        };
+        journal.append(batch).await.unwrap();
+        let units = async || {
+            let usage = journal.usage().await.unwrap();
+            let units = usage.records.iter();
+            let units: Vec<_> = units.map(|unit| (unit.first.get(), unit.bytes)).collect();
+            assert_eq!(
+                usage.bytes,
+                units.iter().map(|(_, bytes)| bytes).sum::<u64>()
+            );
+            units
+        };
+        let expected = [(1, 10_240), (1025, 10_240), (2049, 4520)];
+        assert_eq!(units().await, expected);
+        journal.trim(Seq::new(1025)).await.unwrap();
+        assert_eq!(units().await, expected[1..]);
+
+        let keys = async || journal.usage().await.unwrap().keys;
+        journal.cut(Cut::Records).await.unwrap();
+        assert_eq!(keys().await, [Seq::FIRST]);
+        journal.cut(Cut::RecordsAndKeys).await.unwrap();
+        assert_eq!(keys().await, [Seq::FIRST, Seq::new(2501)]);
+        journal.trim(Seq::new(2500)).await.unwrap();
+        journal.forget(Seq::new(2500)).await.unwrap();
+        assert_eq!(keys().await, [Seq::FIRST, Seq::new(2501)]);
+        journal.trim(Seq::new(2501)).await.unwrap();
+        assert_eq!(units().await, [(2501, 0)]);
+        journal.forget(Seq::new(2501)).await.unwrap();
+        assert_eq!(keys().await, [Seq::new(2501)]);
     }
 }

@@ -20,6 +20,7 @@ use crate::engine::rejects::RejectFile;
 use crate::engine::stream::{Ending, StreamError};
 use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, ReadFailure};
 use crate::journal::memory::MemoryJournal;
+use crate::journal::{Batch, DedupeKey, Entry};
 use crate::okta::org::Orgs;
 
 const JOURNAL: JournalId = JournalId {
@@ -355,6 +356,38 @@ async fn append_times_never_go_back_even_over_a_restart() {
             nanos: 0,
         });
         let seq = query::last_before(&*restarted.journal, time).await.unwrap();
+        assert_eq!(seq, Seq::new(expected), "{time:?}");
+    }
+}
+
+#[tokio::test]
+async fn damage_hides_no_place_of_another_time() {
+    let memory = Arc::new(MemoryJournal::new(JOURNAL));
+    let mut damaged = 0;
+    for (time, damaged_after) in [(100, 1), (200, 3), (300, 1)] {
+        let running = start_on(Arc::clone(&memory), LIMITS, time).await;
+        ingest(&running.engine, &[&format!("at {time}")])
+            .await
+            .unwrap();
+        for _ in 0..damaged_after {
+            damaged += 1;
+            let entry = Entry {
+                key: DedupeKey([damaged; 16]),
+                fingerprint: Fingerprint([damaged; 17]),
+                record: Bytes::from_static(b"no record"),
+            };
+            let entries = vec![entry];
+            let state = Vec::new();
+            memory.append(Batch { entries, state }).await.unwrap();
+        }
+    }
+    // Events at 1, 3 and 7; what is damaged before one counts as old as that.
+    for (time, expected) in [(100, 0), (101, 1), (200, 1), (201, 3), (300, 3), (301, 7)] {
+        let time = AppendTime::from_timestamp(Timestamp {
+            seconds: time,
+            nanos: 0,
+        });
+        let seq = query::last_before(&*memory, time).await.unwrap();
         assert_eq!(seq, Seq::new(expected), "{time:?}");
     }
 }

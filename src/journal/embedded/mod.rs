@@ -456,8 +456,14 @@ impl Shared {
     }
 
     fn state(&self, prefix: &[u8]) -> Result<StateRows, ReadError> {
-        // A snapshot has each batch as a whole or not at all, a plain range does not.
-        let rows = self.database.snapshot().prefix(&self.state, prefix);
+        // A snapshot has each batch as a whole or not at all, a plain range does not. But a keyspace
+        // that is deleted (its meta_keyspace.rs, `remove_keyspace`) lets fjall show all that came
+        // before, so one that is taken while a batch is applied has half of it.
+        let snapshot = {
+            let _no_batch = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            self.database.snapshot()
+        };
+        let rows = snapshot.prefix(&self.state, prefix);
         rows.map(|row| {
             let (key, value) = row
                 .into_inner()

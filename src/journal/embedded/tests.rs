@@ -484,6 +484,50 @@ async fn many_rounds_of_filling_and_trimming_take_no_more_disk() {
     assert_eq!(appended, [new(next + 1)]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn state_is_read_as_a_whole_while_keyspaces_are_deleted() {
+    const ROWS: u16 = 1000;
+    let fixture = Fixture::new();
+    let journal = Arc::new(fixture.open());
+    let set_all = |number: u64| Batch {
+        entries: vec![entry(number, Bytes::from_static(b"record"))],
+        state: (0..ROWS)
+            .map(|row| StateChange {
+                key: row.to_be_bytes().to_vec(),
+                value: Some(number.to_be_bytes().to_vec()),
+            })
+            .collect(),
+    };
+    journal.append(set_all(0)).await.unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let is_done = || done.load(std::sync::atomic::Ordering::Relaxed);
+    let trims = async {
+        for _ in 0..20 {
+            journal.trim(journal.bounds().head.next()).await.unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let appends = async {
+        for number in 1.. {
+            journal.append(set_all(number)).await.unwrap();
+            if is_done() {
+                break;
+            }
+        }
+    };
+    let reads = async {
+        while !is_done() {
+            let rows = journal.state(b"").await.unwrap();
+            assert_eq!(rows.len(), usize::from(ROWS));
+            assert!(
+                rows.iter().all(|(_, value)| *value == rows[0].1),
+                "half a batch"
+            );
+        }
+    };
+    tokio::join!(trims, appends, reads);
+}
+
 #[tokio::test]
 async fn a_trim_reaches_into_the_newest_generation() {
     let mut fixture = Fixture::new();
