@@ -522,6 +522,14 @@ impl Engine {
         &self.0.subscriptions
     }
 
+    /// Watches whether the journal can still be written; fails when it can't.
+    pub fn watch_journal(
+        &self,
+        stop: CancellationToken,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
+        writer::watch(Arc::clone(&self.0.journal), stop)
+    }
+
     /// What removes old events; its task is the caller's to run.
     pub fn retention(&self, policy: RetentionPolicy) -> Retention {
         Retention {

@@ -49,23 +49,23 @@ impl ReadAhead {
     /// Leaves events until they are fetched, or others need the room. `bytes` is what they keep in
     /// memory, which is more than their own size where they are slices of something larger.
     pub fn leave(&self, events: VecDeque<StoredEvent>, bytes: usize) -> Ticket {
-        let mut shelf = lock(&self.shelf);
-        let number = shelf.next;
-        shelf.next += 1;
+        let mut locked = lock(&self.shelf);
+        let number = locked.next;
+        locked.next += 1;
         if bytes <= self.bytes_max {
-            shelf.bytes += bytes;
-            shelf.left.insert(number, Left { events, bytes });
+            locked.bytes += bytes;
+            locked.left.insert(number, Left { events, bytes });
         }
         let mut dropped = Vec::new();
-        while shelf.bytes > self.bytes_max {
-            let Some((_, oldest)) = shelf.left.pop_first() else {
+        while locked.bytes > self.bytes_max {
+            let Some((_, oldest)) = locked.left.pop_first() else {
                 break;
             };
-            shelf.bytes -= oldest.bytes;
+            locked.bytes -= oldest.bytes;
             dropped.push(oldest);
         }
         // Giving memory back takes time, so nobody waits for it.
-        drop(shelf);
+        drop(locked);
         drop(dropped);
         Ticket {
             number,
@@ -81,9 +81,9 @@ impl Ticket {
     }
 
     fn take(&self) -> Option<Left> {
-        let mut shelf = lock(&self.shelf);
-        let left = shelf.left.remove(&self.number)?;
-        shelf.bytes -= left.bytes;
+        let mut locked = lock(&self.shelf);
+        let left = locked.left.remove(&self.number)?;
+        locked.bytes -= left.bytes;
         Some(left)
     }
 }

@@ -148,8 +148,10 @@ pub async fn router(
     Ok((served, reporter))
 }
 
-/// Ends the health service's watches, which would keep their connections open through a stop.
-pub async fn end_health_watches(reporter: &mut HealthReporter) {
+/// Tells the health service's watchers that no calls are taken, and ends their watches, which would
+/// keep their connections open through a stop.
+pub async fn stop_serving(reporter: &mut HealthReporter) {
+    set_serving(reporter, false).await;
     reporter.clear_service_status("").await;
     for name in HEALTH_NAMES.into_iter().chain([SOURCES_NAME]) {
         reporter.clear_service_status(name).await;

@@ -161,6 +161,8 @@ impl Body for Arriving {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;

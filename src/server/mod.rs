@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -34,7 +34,7 @@ use crate::engine::intake::{Keep, Preparation};
 use crate::engine::rejects::RejectFile;
 use crate::engine::retention::RetentionPolicy;
 use crate::engine::subscriptions::SubscriptionLimits;
-use crate::engine::writer::{self, Writer, WriterLimits};
+use crate::engine::writer::{Writer, WriterLimits};
 use crate::engine::{Engine, EngineLimits, EngineSlot};
 use crate::grpc::connection::accept;
 use crate::grpc::{self, GrpcLimits};
@@ -80,20 +80,14 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         Arc::clone(&preparation),
         slot.clone(),
         sources.clone(),
-        GrpcLimits {
-            message_bytes_max: config.grpc.message_bytes_max.as_usize(),
-            requests_bytes_max: config.grpc.requests_bytes_max.as_usize(),
-            request_timeout: config.grpc.request_timeout,
-            streams_per_connection_max: config.grpc.streams_per_connection_max,
-            keepalive_interval: config.grpc.keepalive_interval,
-            keepalive_timeout: config.grpc.keepalive_timeout,
-        },
+        grpc_limits(&config),
         config.grpc.reflection,
     );
     let (router, mut health) = router.await?;
+    let connections_max = config.grpc.connections_max as usize;
     let incoming = accept(
         grpc_listener,
-        config.grpc.connections_max as usize,
+        connections_max,
         config.grpc.keepalive_timeout,
     );
     let served = router.serve_with_incoming_shutdown(incoming, grpc_stop.clone().cancelled_owned());
@@ -126,7 +120,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
             return failed.context("a part of the service failed before the journal was open");
         }
     };
-    tasks.spawn("journal", writer::watch(Arc::clone(&journal), stop.clone()));
     let (engine, writer) = start_engine(&config, journal, preparation, clock.clone()).await?;
     let writer_stop = CancellationToken::new();
     tasks.spawn("writer", writer.run(writer_stop.clone()));
@@ -142,15 +135,13 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     tell_serving(&engine, grpc_addr);
 
     let drain_timeout = config.shutdown.drain_timeout;
-
     // Dropping either branch is safe: signals stay pending, the token keeps its state.
     tokio::select! {
         name = signals.next() => tracing::info!(signal = name, ?drain_timeout, "draining"),
         () = stop.cancelled() => tracing::error!("a part of the service failed, stopping"),
     }
-    grpc::set_serving(&health, false).await;
     serving.send_replace(false);
-    grpc::end_health_watches(&mut health).await;
+    grpc::stop_serving(&mut health).await;
     let drained = async {
         grpc_stop.cancel();
         let left = drain_timeout.saturating_sub(intakes.stop(drain_timeout / 2).await);
@@ -165,11 +156,22 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = drained => result,
         name = signals.next() => {
-            anyhow::bail!("stopped by a second signal ({name}) before the drain was over");
+            bail!("stopped by a second signal ({name}) before the drain was over");
         }
     };
     tracing::info!("stopped");
     result
+}
+
+fn grpc_limits(config: &Config) -> GrpcLimits {
+    GrpcLimits {
+        message_bytes_max: config.grpc.message_bytes_max.as_usize(),
+        requests_bytes_max: config.grpc.requests_bytes_max.as_usize(),
+        request_timeout: config.grpc.request_timeout,
+        streams_per_connection_max: config.grpc.streams_per_connection_max,
+        keepalive_interval: config.grpc.keepalive_interval,
+        keepalive_timeout: config.grpc.keepalive_timeout,
+    }
 }
 
 fn prepare(config: &Config) -> anyhow::Result<Preparation> {
@@ -273,9 +275,11 @@ async fn start_engine(
         .context("the journal can't be read")
 }
 
-/// What goes by itself: subscriptions that nobody uses, and old events.
+/// What goes on by itself: whether the journal can still be written, subscriptions that nobody uses,
+/// old events.
 fn spawn_upkeep(tasks: &mut Tasks, engine: &Engine, config: &Config) {
     let stop = tasks.stop_signal();
+    tasks.spawn("journal", engine.watch_journal(stop.clone()));
     let sweep = engine.subscriptions().clone().sweep(stop.clone());
     tasks.spawn("subscriptions", sweep);
     let retention = engine.retention(retention_policy(config));

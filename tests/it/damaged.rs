@@ -19,6 +19,7 @@
 //! `PROVIDENT_DAMAGES` is how many damages each file gets; without it, a few.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -145,9 +146,10 @@ impl Stopped {
 fn large(number: u64) -> String {
     let mut value = fixtures::mixed_one(number).value();
     let mut random = Random::seeded(number);
-    let padding: String = (0..PADDING / 16)
-        .map(|_| format!("{:016x}", random.next()))
-        .collect();
+    let mut padding = String::with_capacity(PADDING);
+    while padding.len() < PADDING {
+        write!(padding, "{:016x}", random.next()).unwrap();
+    }
     value["debugContext"]["debugData"]["padding"] = padding.into();
     value.to_string()
 }
@@ -317,11 +319,11 @@ async fn judge_served(stopped: &Stopped, server: &mut Server) -> Result<(Outcome
 }
 
 /// What a call may answer that can't give what is there.
-fn named(status: &Status) -> Result<Option<String>, String> {
+fn named(status: &Status) -> Result<String, String> {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.as_str());
     if (status.code(), reason) == (Code::DataLoss, Some("RECORD_CORRUPT")) {
-        Ok(Some(status.message().to_owned()))
+        Ok(status.message().to_owned())
     } else {
         Err(format!("{status:?}"))
     }
@@ -335,7 +337,7 @@ async fn judge_stream(stopped: &Stopped, server: &Server) -> Result<Option<Strin
     };
     let mut reader = match server.subscribe(request).await {
         Ok(reader) => reader,
-        Err(status) => return named(&status),
+        Err(status) => return named(&status).map(Some),
     };
     let mut events = Vec::new();
     let lost = loop {
@@ -355,7 +357,7 @@ fn same<'a>(
     what: &str,
     given: &[v1::StreamedEvent],
     mut expected: impl ExactSizeIterator<Item = &'a v1::StreamedEvent>,
-    lost: Option<Option<String>>,
+    lost: Option<String>,
 ) -> Result<Option<String>, String> {
     let count = expected.len();
     for event in given {
@@ -367,7 +369,7 @@ fn same<'a>(
         None if given.len() != count => {
             Err(format!("{what} ends after {} of {count}", given.len()))
         }
-        lost => Ok(lost.flatten()),
+        lost => Ok(lost),
     }
 }
 
@@ -388,7 +390,7 @@ async fn judge_events(stopped: &Stopped, server: &Server) -> Result<Option<Strin
                     return Err(format!("another event is given for {}", expected.sequence));
                 }
             }
-            Err(status) => lost = named(&status)?,
+            Err(status) => lost = Some(named(&status)?),
         }
     }
     Ok(lost)
@@ -442,7 +444,7 @@ async fn judge_subscriptions(stopped: &Stopped, server: &Server) -> Result<Optio
                     return Err(format!("{id} stands at {found}, it was at {committed}"));
                 }
             }
-            Err(status) => lost = named(&status)?,
+            Err(status) => lost = Some(named(&status)?),
         }
     }
     Ok(lost)

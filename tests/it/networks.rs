@@ -435,7 +435,6 @@ async fn windowed(address: &str, stream: u32, connection: u32) -> EventServiceCl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::too_many_lines, reason = "one story in five steps")]
 async fn subscribers_that_never_read_cost_little_memory_and_nobody_else_anything() {
     const STUCK: u32 = 200;
     const LIVE: u32 = 800;
