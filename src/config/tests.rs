@@ -194,7 +194,7 @@ fn limits_have_to_fit_together() {
         &["FILE:2: ingest.batch_bytes_max: is 8MiB, more than ingest.queue_bytes_max"],
     );
     check(
-        "[grpc]\nmessage_bytes_max = '5GiB'",
+        "[grpc]\nmessage_bytes_max = '5GiB'\nrequests_bytes_max = '6GiB'",
         &[],
         &["what gRPC can carry"],
     );

@@ -117,7 +117,11 @@ async fn a_drain_loses_nothing_that_was_answered() {
         server.process.signal(Signal::TERM);
     };
     let ((kept, status), ()) = tokio::join!(caller, stop);
-    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    // The client's own word is CANCELLED where the connection went before the call was on its way.
+    assert!(
+        matches!(status.code(), Code::Unavailable | Code::Cancelled),
+        "{status:?}"
+    );
     assert_eq!(server.process.ended().await.code(), Some(0));
     let server = launch.start().await;
     let head = server.read_all(earliest()).await.last().unwrap().sequence;

@@ -314,7 +314,8 @@ async fn batches_keep_their_bounds() {
                 "{count} events, {bytes} bytes"
             );
         }
-        assert!(read.batches.len() < 60, "{:?}", read.batches);
+        // The large ones may come alone, the small ones don't.
+        assert!(read.batches.len() < 61 + 239 / 5, "{:?}", read.batches);
         for (event, given) in read.events.iter().zip(&sent) {
             let expected = include_raw.then_some(given);
             assert_eq!(event.raw_json.as_ref(), expected, "{}", event.sequence);
