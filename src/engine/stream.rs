@@ -30,7 +30,7 @@ use crate::wire::record::{RawPart, StoredEvent};
 pub const BATCH_EVENTS_MAX: usize = 100;
 /// Bytes of one batch at the most, unless one event is larger. The contract allows four times as
 /// much; but the transport holds two batches of a reader that stopped reading, so of 2 000 streams
-/// this is 256 MiB, and larger ones are no faster.
+/// this is 256 MiB.
 pub const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 /// What one look into the ring takes: a batch, since the next look costs nothing. It is also what a
