@@ -42,7 +42,7 @@ use crate::disk::{check, run};
 use crate::fixtures;
 use crate::harness::{
     self, Launch, ORG, Process, Random, Reader, Server, as_subscription, earliest, eventually,
-    everything, following, json, say, setting, within,
+    everything, following, is_gone, json, say, setting, within,
 };
 
 const CALLERS: u64 = 4;
@@ -434,7 +434,7 @@ impl Ended {
         let Followed { ending, status, .. } = &self.followed;
         let is_told = match (ending, status) {
             (Some(ending), None) => ending.reason() == v1::EndingReason::Drain,
-            (None, Some(status)) => status.code() == Code::Unavailable,
+            (None, Some(status)) => is_gone(status),
             _ => false,
         };
         assert!(is_told, "{ending:?} {status:?} {context}");

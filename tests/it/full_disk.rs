@@ -25,8 +25,8 @@ use tonic_types::StatusExt as _;
 use crate::disk::{Mount, check};
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, ORG, Random, Server, accepted, as_subscription, eventually, everything, json,
-    refused, say, setting, within,
+    self, Launch, ORG, Random, Server, accepted, as_subscription, eventually, everything, is_gone,
+    json, refused, say, setting, within,
 };
 
 const DISK_MIB: u64 = 48;
@@ -308,7 +308,10 @@ impl EventCaller {
                 }
                 Err(status) => {
                     let codes = [Code::ResourceExhausted, Code::Unavailable];
-                    assert!(codes.contains(&status.code()), "{status:?}");
+                    assert!(
+                        codes.contains(&status.code()) || is_gone(&status),
+                        "{status:?}"
+                    );
                     return;
                 }
             }

@@ -768,6 +768,17 @@ fn status_name(result: &v1::IngestResult) -> &'static str {
         .unwrap()
 }
 
+/// Whether the server went away or is stopping, rather than refused. Where the connection went before
+/// the call was on its way, the client's own word for it is CANCELLED.
+pub(crate) fn is_gone(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+    ) && status
+        .get_details_error_info()
+        .is_none_or(|info| info.reason == "SHUTTING_DOWN")
+}
+
 /// Checks that all were accepted, and gives their sequences.
 #[track_caller]
 pub(crate) fn accepted(results: &[v1::IngestResult]) -> Vec<u64> {

@@ -26,8 +26,8 @@ use tonic_types::StatusExt as _;
 use self::model::{Commit, Committed, History, Ingest, List, Number, Said, Span, Stream, Wanted};
 use crate::fixtures::{self, Kind};
 use crate::harness::{
-    Launch, ORG, Random, Server, Start, after, as_subscription, earliest, everything, json, say,
-    scratch, setting, within,
+    Launch, ORG, Random, Server, Start, after, as_subscription, earliest, everything, is_gone,
+    json, say, scratch, setting, within,
 };
 
 const INGESTERS: u64 = 3;
@@ -94,16 +94,6 @@ impl Recorder {
 
 fn place(cursor: &str) -> u64 {
     Cursor::parse(cursor).unwrap().seq.get()
-}
-
-/// Whether the server went away, rather than refused.
-fn is_gone(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
-    ) && status
-        .get_details_error_info()
-        .is_none_or(|info| info.reason == "SHUTTING_DOWN")
 }
 
 /// One client, over all rounds. Each round it is given a connection, and works until that breaks.
