@@ -152,5 +152,6 @@ fn a_jwk_is_the_same_key_as_its_pem() {
     assert_eq!(modulus.big_endian_without_leading_zero(), bytes(&key, "n"));
     assert_eq!(bytes(&key, "e"), [1, 0, 1]);
     assert_eq!(rsa_numbers(&of_pem(&key)).len(), 8);
-    assert_eq!(bytes(&key, "d").len(), 256);
+    // Its first bytes may be zero, and then they are not written.
+    assert!((240..=256).contains(&bytes(&key, "d").len()));
 }
