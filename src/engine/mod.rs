@@ -369,9 +369,7 @@ impl Engine {
 
     /// The value of a key of the state.
     pub async fn state_of(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let stored = self.0.journal.state(key).await?;
-        let found = stored.into_iter().find(|(found, _)| found == key);
-        Ok(found.map(|(_, value)| value))
+        query::state_of(&*self.0.journal, key).await
     }
 
     async fn take_in(

@@ -121,6 +121,13 @@ pub async fn read_page(
     })
 }
 
+/// The value of a key of the state table.
+pub async fn state_of(journal: &dyn Journal, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+    let stored = journal.state(key).await?;
+    let found = stored.into_iter().find(|(found, _)| found == key);
+    Ok(found.map(|(_, value)| value))
+}
+
 /// The event at a place; none if it was trimmed or never was.
 pub async fn read_one(journal: &dyn Journal, seq: Seq) -> Result<Option<StoredEvent>, ReadError> {
     if seq == Seq::ZERO {

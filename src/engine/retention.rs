@@ -192,6 +192,7 @@ impl Retention {
             );
         }
         self.said_too_large &= excess > 0;
+        let mut bytes = findings.usage.bytes;
         if let Some((before, reason)) = trim {
             if findings.oldest_committed.is_some() {
                 // A commit that is queued counts once it is written, and it lies before this.
@@ -200,30 +201,30 @@ impl Retention {
             let first = self.journal.bounds().earliest;
             let earliest = self.journal.trim(before).await?;
             if earliest > first {
-                let usage = self.journal.usage().await?;
+                bytes = self.journal.usage().await?.bytes;
                 tracing::info!(
                     first = first.get(),
                     last = earliest.previous().get(),
-                    freed_bytes = findings.usage.bytes.saturating_sub(usage.bytes),
+                    freed_bytes = findings.usage.bytes.saturating_sub(bytes),
                     ?reason,
                     "events were removed by retention"
                 );
                 telemetry::trimmed(earliest.get() - first.get());
             }
         }
-        self.tell().await?;
+        self.tell(bytes).await?;
         ages?;
         Ok(())
     }
 
     /// Tells the figures.
-    async fn tell(&self) -> Result<(), ReadError> {
+    async fn tell(&self, bytes: u64) -> Result<(), ReadError> {
         let earliest = self.journal.bounds().earliest;
         let oldest = query::read_one(&*self.journal, earliest).await?;
         telemetry::kept(
             earliest.get(),
             oldest.map(|event| event.append_time.to_timestamp().seconds),
-            self.journal.usage().await?.bytes,
+            bytes,
         );
         Ok(())
     }

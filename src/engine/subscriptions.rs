@@ -224,9 +224,9 @@ impl Subscriptions {
     pub async fn get(&self, id: &str) -> Result<Snapshot, SubscriptionError> {
         let not_found = || SubscriptionError::NotFound { id: id.to_owned() };
         let id = SubscriptionId::parse(id).map_err(|_no_id| not_found())?;
-        let stored = read_all_from(&*self.0.journal, id.as_str()).await?;
-        let found = stored.into_iter().find(|(found, _)| *found == id);
-        let (_, stored) = found.ok_or_else(not_found)?;
+        let key = key(id.as_str());
+        let value = query::state_of(&*self.0.journal, &key).await?;
+        let stored = parse(&key, &value.ok_or_else(not_found)?)?;
         self.snapshot(id.as_str(), stored).await
     }
 
@@ -579,28 +579,31 @@ fn key(id: &str) -> Vec<u8> {
 async fn read_all(
     journal: &dyn Journal,
 ) -> Result<Vec<(SubscriptionId, StoredSubscription)>, ReadError> {
-    read_all_from(journal, "").await
-}
-
-async fn read_all_from(
-    journal: &dyn Journal,
-    beginning: &str,
-) -> Result<Vec<(SubscriptionId, StoredSubscription)>, ReadError> {
-    let rows = journal.state(&key(beginning)).await?.into_iter();
+    let rows = journal.state(KEY_PREFIX).await?.into_iter();
     let read = rows.map(|(key, value)| {
         let id = key
             .strip_prefix(KEY_PREFIX)
             .and_then(|id| SubscriptionId::parse(str::from_utf8(id).ok()?).ok());
-        let stored = StoredSubscription::parse(&value);
-        id.zip(stored).ok_or_else(|| ReadError::Corrupt {
-            seq: Seq::ZERO,
-            cause: Some(anyhow!(
-                "what is kept under {} is no subscription",
-                key.escape_ascii()
-            )),
-        })
+        Ok((
+            id.ok_or_else(|| no_subscription(&key))?,
+            parse(&key, &value)?,
+        ))
     });
     read.collect()
+}
+
+fn parse(key: &[u8], value: &[u8]) -> Result<StoredSubscription, ReadError> {
+    StoredSubscription::parse(value).ok_or_else(|| no_subscription(key))
+}
+
+fn no_subscription(key: &[u8]) -> ReadError {
+    ReadError::Corrupt {
+        seq: Seq::ZERO,
+        cause: Some(anyhow!(
+            "what is kept under {} is no subscription",
+            key.escape_ascii()
+        )),
+    }
 }
 
 /// Events behind a place that are kept.

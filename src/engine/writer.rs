@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
+use super::query;
 use super::tail::Tail;
 use crate::journal::{self, Appended, Batch, DedupeKey, Entry, Fingerprint, Journal, StateChange};
 use crate::telemetry;
@@ -193,11 +194,9 @@ impl Writer {
         clock: Clock,
         limits: WriterLimits,
     ) -> Result<(Self, WriterHandle), journal::ReadError> {
-        let last_time = journal
-            .state(APPEND_TIME_KEY)
+        let last_time = query::state_of(&*journal, APPEND_TIME_KEY)
             .await?
-            .first()
-            .and_then(|(_, value)| value.as_slice().try_into().ok().map(i64::from_be_bytes))
+            .and_then(|value| value.try_into().ok().map(i64::from_be_bytes))
             .map_or(AppendTime::default(), AppendTime);
         let (sender, queue) = mpsc::channel(QUEUED_CALLS_MAX);
         let room = Room::new(limits.queue_bytes_max);

@@ -270,7 +270,7 @@ impl EventService for Events {
         let raw = raw_part(request.include_raw);
         let page = engine
             .list(List {
-                filter: read_filter(request.filter)?,
+                filter: read_filter("filter", request.filter)?,
                 start: time("start_time", request.start_time).map_err(Refusal::from)?,
                 end: time("end_time", request.end_time).map_err(Refusal::from)?,
                 direction,
@@ -335,7 +335,7 @@ fn read_subscribe(request: v1::SubscribeRequest) -> Result<Subscribe, Status> {
     let unnamed = |start: Start| -> Result<Reader, Status> {
         Ok(Reader::Unnamed {
             start,
-            filter: read_filter(request.filter.clone())?,
+            filter: read_filter("filter", request.filter.clone())?,
         })
     };
     let reader = match request.start {
@@ -402,9 +402,9 @@ pub fn start_position(position: i32) -> Result<Start, Refusal> {
     }
 }
 
-fn read_filter(filter: Option<v1::Filter>) -> Result<Filter, Status> {
-    let filter = filter.unwrap_or_default();
-    Ok(convert::read_filter("filter", filter).map_err(status::bad_filter)?)
+/// The filter in a field of a request; an unset one is an empty one.
+pub fn read_filter(field: &str, filter: Option<v1::Filter>) -> Result<Filter, Refusal> {
+    convert::read_filter(field, filter.unwrap_or_default()).map_err(status::bad_filter)
 }
 
 fn unknown_value(field: &str, number: i32) -> Refusal {

@@ -3,10 +3,9 @@
 use tonic::{Code, Request, Response, Status};
 
 use super::classifier::{bad_token, page_size};
-use super::events::{start_position, start_time};
+use super::events::{read_filter, start_position, start_time};
 use super::generated::subscription_service_server::SubscriptionService;
 use super::status::{self, Refusal};
-use crate::domain::filter::Filter;
 use crate::engine::subscriptions::{Snapshot, SubscriptionError};
 use crate::engine::{Engine, EngineSlot, Start};
 use crate::wire::v1::{self, ErrorReason};
@@ -48,10 +47,6 @@ fn subscription(engine: &Engine, snapshot: Snapshot) -> v1::Subscription {
 fn refused(engine: &Engine) -> impl Fn(SubscriptionError) -> Refusal {
     let journal = engine.journal_id();
     move |error| status::bad_subscription(journal, error)
-}
-
-fn read_filter(field: &str, filter: Option<v1::Filter>) -> Result<Filter, Refusal> {
-    convert::read_filter(field, filter.unwrap_or_default()).map_err(status::bad_filter)
 }
 
 fn no_start() -> Refusal {

@@ -206,9 +206,7 @@ impl<J: Journal> Journal for FaultJournal<J> {
     }
 
     async fn check(&self) -> Result<(), AppendError> {
-        if self.control.plan().poisoned {
-            return Err(append_fault());
-        }
+        self.control.check_write()?;
         self.inner.check().await
     }
 

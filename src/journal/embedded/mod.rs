@@ -28,7 +28,6 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::anyhow;
@@ -64,7 +63,6 @@ struct Shared {
     state: Keyspace,
     writer: Mutex<Writer>,
     database: Database,
-    path: PathBuf,
     /// After the database, so that it says what fjall's threads left.
     mark: Mark,
     generation_bytes_max: u64,
@@ -141,11 +139,10 @@ impl EmbeddedJournal {
                 state,
                 writer: Mutex::new(Writer {
                     head,
-                    room: Room::new(options.path.clone(), options.reserve_bytes),
+                    room: Room::new(options.path, options.reserve_bytes),
                     poisoned: false,
                 }),
                 database,
-                path: options.path,
                 mark,
                 generation_bytes_max: options.generation_bytes_max,
                 _directory: directory,
@@ -405,15 +402,11 @@ impl Shared {
     }
 
     fn usage(&self) -> Result<Usage, ReadError> {
-        let failed = |error: fjall::Error| ReadError::Fault(error.into());
         let generations = self.published().generations;
-        // Of the newest, most is in memory and in fjall's journal still.
-        let written = self
-            .writer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .head
-            .record_bytes;
+        let (written, volume_bytes) = {
+            let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            (writer.head.record_bytes, writer.room.volume_bytes())
+        };
         let mut records: Vec<_> = generations
             .records
             .iter()
@@ -422,16 +415,13 @@ impl Shared {
                 bytes: generation.keyspace.disk_space(),
             })
             .collect();
+        // Most of the newest is in memory and in fjall's journal still.
         let newest = records.last_mut().expect("never empty");
         newest.bytes = newest.bytes.max(written);
-        let volume =
-            rustix::fs::statvfs(&self.path).map_err(|error| ReadError::Fault(error.into()))?;
-        // Without what is set aside for root. Some file systems say nothing, which is no size.
-        let set_aside = volume.f_bfree.saturating_sub(volume.f_bavail);
-        let blocks = volume.f_blocks.saturating_sub(set_aside);
+        let bytes = self.database.disk_space();
         Ok(Usage {
-            bytes: self.database.disk_space().map_err(failed)?,
-            volume_bytes: Some(blocks.saturating_mul(volume.f_frsize)).filter(|bytes| *bytes > 0),
+            bytes: bytes.map_err(|error| ReadError::Fault(error.into()))?,
+            volume_bytes: volume_bytes.map_err(|error| ReadError::Fault(error.into()))?,
             records,
             keys: generations.keys.iter().map(|keys| keys.first).collect(),
         })

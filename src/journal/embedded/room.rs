@@ -3,8 +3,11 @@
 //! Knows the reserve and what was written since the file system was last asked; asks no more
 //! often than it can matter.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use rustix::fs::StatVfs;
 
 use super::fault;
 use crate::journal::AppendError;
@@ -44,7 +47,7 @@ impl Room {
             self.written_since += bytes;
             return Ok(());
         }
-        let volume = rustix::fs::statvfs(&self.path).map_err(|error| fault(error.into()))?;
+        let volume = self.volume().map_err(|error| fault(error.into()))?;
         let free_bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
         self.asked = Some((Instant::now(), free_bytes));
         self.written_since = 0;
@@ -56,5 +59,18 @@ impl Room {
         }
         self.written_since = bytes;
         Ok(())
+    }
+
+    /// How many bytes the volume holds, without what is set aside for root. Some file systems say
+    /// nothing, which is no size.
+    pub(super) fn volume_bytes(&self) -> io::Result<Option<u64>> {
+        let volume = self.volume()?;
+        let set_aside = volume.f_bfree.saturating_sub(volume.f_bavail);
+        let blocks = volume.f_blocks.saturating_sub(set_aside);
+        Ok(Some(blocks.saturating_mul(volume.f_frsize)).filter(|bytes| *bytes > 0))
+    }
+
+    fn volume(&self) -> io::Result<StatVfs> {
+        Ok(rustix::fs::statvfs(&self.path)?)
     }
 }
