@@ -110,11 +110,7 @@ async fn ensure_team(client: &Client) {
 }
 
 async fn team(server: &Server) -> v1::Subscription {
-    let request = v1::GetSubscriptionRequest {
-        subscription_id: TEAM.to_owned(),
-    };
-    let answer = within(server.subscriptions().get_subscription(request)).await;
-    answer.unwrap().into_inner().subscription.unwrap()
+    server.subscription(TEAM).await.unwrap()
 }
 
 /// Reads until the event with the last sequence, committing each; gives the sequences.

@@ -25,7 +25,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use provident::wire::v1;
-use provident::wire::v1::create_subscription_request::Start as CreateStart;
 use provident::wire::v1::get_event_request::Event;
 use provident::wire::v1::subscribe_response::Message;
 use rustix::process::Signal;
@@ -157,17 +156,11 @@ fn large(number: u64) -> String {
 async fn subscribe_and_commit(server: &Server, number: u64) -> (String, String) {
     let id = format!("team-{number}");
     let names = (0..600).map(|name| format!("{id} {name:060}"));
-    let request = v1::CreateSubscriptionRequest {
-        subscription_id: id.clone(),
-        filter: Some(v1::Filter {
-            application_names: names.chain(["Cloudboard 1".to_owned()]).collect(),
-            ..everything()
-        }),
-        start: Some(CreateStart::Position(v1::Position::Earliest.into())),
+    let filter = v1::Filter {
+        application_names: names.chain(["Cloudboard 1".to_owned()]).collect(),
+        ..everything()
     };
-    within(server.subscriptions().create_subscription(request))
-        .await
-        .unwrap();
+    server.create_subscription(&id, filter).await;
     let mut reader = server
         .subscribe(as_subscription(&id, "outer tests"))
         .await
@@ -180,14 +173,7 @@ async fn subscribe_and_commit(server: &Server, number: u64) -> (String, String) 
             None => panic!("the stream ended"),
         }
     };
-    let request = v1::CommitRequest {
-        subscription_id: id.clone(),
-        session,
-        cursor: cursor.clone(),
-    };
-    within(server.subscriptions().commit(request))
-        .await
-        .unwrap();
+    server.commit(&id, &session, &cursor).await.unwrap();
     (id, cursor)
 }
 
@@ -434,12 +420,9 @@ async fn judge_list(
 async fn judge_subscriptions(stopped: &Stopped, server: &Server) -> Result<Option<String>, String> {
     let mut lost = None;
     for (id, committed) in &stopped.committed {
-        let request = v1::GetSubscriptionRequest {
-            subscription_id: id.clone(),
-        };
-        match within(server.subscriptions().get_subscription(request)).await {
-            Ok(answer) => {
-                let found = answer.into_inner().subscription.unwrap().committed_cursor;
+        match server.subscription(id).await {
+            Ok(found) => {
+                let found = found.committed_cursor;
                 if &found != committed {
                     return Err(format!("{id} stands at {found}, it was at {committed}"));
                 }

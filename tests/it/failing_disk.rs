@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use provident::wire::v1;
-use provident::wire::v1::create_subscription_request::Start as CreateStart;
 use provident::wire::v1::event_service_client::EventServiceClient;
 use provident::wire::v1::subscribe_response::Message;
 use provident::wire::v1::subscription_service_client::SubscriptionServiceClient;
@@ -41,8 +40,8 @@ use tonic_types::StatusExt as _;
 use crate::disk::{check, run};
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, ORG, Process, Random, Reader, Server, as_subscription, earliest, eventually,
-    everything, following, is_gone, json, say, setting, within,
+    self, Launch, Process, Random, Reader, Server, as_subscription, commit_request, earliest,
+    eventually, everything, following, ingest_request, is_gone, say, setting, within,
 };
 
 const CALLERS: u64 = 4;
@@ -297,13 +296,7 @@ async fn ingest(
     client: &mut EventServiceClient<Channel>,
     numbers: impl Iterator<Item = u64>,
 ) -> Result<Vec<v1::IngestResult>, Status> {
-    let request = v1::IngestRequest {
-        org: ORG.to_owned(),
-        inputs: numbers
-            .map(|number| json(fixtures::mixed_one(number)))
-            .collect(),
-    };
-    let answer = within(client.ingest(request)).await?;
+    let answer = within(client.ingest(ingest_request(numbers))).await?;
     Ok(answer.into_inner().results)
 }
 
@@ -337,14 +330,7 @@ struct Ended {
 
 impl Others {
     async fn start(server: &Server) -> Self {
-        let request = v1::CreateSubscriptionRequest {
-            subscription_id: SUBSCRIPTION.to_owned(),
-            filter: Some(everything()),
-            start: Some(CreateStart::Position(v1::Position::Earliest.into())),
-        };
-        within(server.subscriptions().create_subscription(request))
-            .await
-            .unwrap();
+        server.create_subscription(SUBSCRIPTION, everything()).await;
         let follower = server.subscribe(following(earliest())).await.unwrap();
         let subscriber = server
             .subscribe(as_subscription(SUBSCRIPTION, "outer tests"))
@@ -407,11 +393,7 @@ async fn commit(mut reader: Reader, mut client: SubscriptionServiceClient<Channe
             continue;
         };
         committed.asked = batch.events.last().unwrap().cursor.clone();
-        let request = v1::CommitRequest {
-            subscription_id: SUBSCRIPTION.to_owned(),
-            session: session.clone(),
-            cursor: committed.asked.clone(),
-        };
+        let request = commit_request(SUBSCRIPTION, &session, &committed.asked);
         if within(client.commit(request)).await.is_err() {
             break;
         }
@@ -451,11 +433,7 @@ impl Ended {
                 "event {number} was shown as {sequence}"
             );
         }
-        let request = v1::GetSubscriptionRequest {
-            subscription_id: SUBSCRIPTION.to_owned(),
-        };
-        let answer = within(server.subscriptions().get_subscription(request)).await;
-        let place = answer.unwrap().into_inner().subscription.unwrap();
+        let place = server.subscription(SUBSCRIPTION).await.unwrap();
         let Committed { answered, asked } = &self.committed;
         let place = place.committed_cursor;
         assert!(

@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use provident::wire::v1;
-use provident::wire::v1::create_subscription_request::Start as CreateStart;
 use provident::wire::v1::get_event_request::Event;
 use provident::wire::v1::subscribe_response::Message;
 use rustix::process::Signal;
@@ -25,8 +24,8 @@ use tonic_types::StatusExt as _;
 use crate::disk::{Mount, check};
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, ORG, Random, Server, accepted, as_subscription, eventually, everything, is_gone,
-    json, refused, say, setting, within,
+    self, Launch, ORG, Random, Server, accepted, as_subscription, eventually, everything,
+    ingest_request, is_gone, refused, say, setting, within,
 };
 
 const DISK_MIB: u64 = 48;
@@ -86,13 +85,7 @@ impl Disk {
 }
 
 async fn ingest(server: &Server, numbers: &[u64]) -> Result<Vec<v1::IngestResult>, Status> {
-    let request = v1::IngestRequest {
-        org: ORG.to_owned(),
-        inputs: numbers
-            .iter()
-            .map(|number| json(fixtures::mixed_one(*number)))
-            .collect(),
-    };
+    let request = ingest_request(numbers.iter().copied());
     let answer = within(server.events().ingest(request)).await?;
     Ok(answer.into_inner().results)
 }
@@ -102,14 +95,7 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_nothing_else() {
     let Some(disk) = Disk::new() else { return };
     disk.fill(DISK_MIB - FREE_MIB);
     let server = disk.launch.start().await;
-    let create = |id: &str| v1::CreateSubscriptionRequest {
-        subscription_id: id.to_owned(),
-        filter: Some(everything()),
-        start: Some(CreateStart::Position(v1::Position::Earliest.into())),
-    };
-    within(server.subscriptions().create_subscription(create("early")))
-        .await
-        .unwrap();
+    server.create_subscription("early", everything()).await;
 
     let mut known = HashMap::new();
     let mut numbers: Vec<u64> = (0..100).collect();
@@ -147,9 +133,7 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_nothing_else() {
     check_single_reads(&server, numbers[0]).await;
 
     // Places move on, durably.
-    within(server.subscriptions().create_subscription(create("late")))
-        .await
-        .unwrap();
+    server.create_subscription("late", everything()).await;
     let mut places = HashMap::new();
     for id in ["early", "late"] {
         let request = as_subscription(id, "outer tests");
@@ -160,14 +144,7 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_nothing_else() {
                 break batch.events.last().unwrap().cursor.clone();
             }
         };
-        let request = v1::CommitRequest {
-            subscription_id: id.to_owned(),
-            session,
-            cursor: cursor.clone(),
-        };
-        within(server.subscriptions().commit(request))
-            .await
-            .unwrap();
+        server.commit(id, &session, &cursor).await.unwrap();
         places.insert(id, cursor);
     }
     assert_eq!(server.health().await.unwrap(), ServingStatus::Serving);
@@ -188,11 +165,7 @@ async fn a_full_disk_refuses_events_until_there_is_room_and_nothing_else() {
     known.extend(numbers.iter().copied().zip(accepted(&results)));
     check(&server, &known, &known).await;
     for (id, cursor) in places {
-        let request = v1::GetSubscriptionRequest {
-            subscription_id: id.to_owned(),
-        };
-        let answer = within(server.subscriptions().get_subscription(request)).await;
-        let place = answer.unwrap().into_inner().subscription.unwrap();
+        let place = server.subscription(id).await.unwrap();
         assert_eq!(place.committed_cursor, cursor, "{id}");
     }
     server.process.signal(Signal::TERM);
@@ -294,13 +267,7 @@ impl EventCaller {
         loop {
             let numbers = next..next + batch;
             next += batch;
-            let request = v1::IngestRequest {
-                org: ORG.to_owned(),
-                inputs: numbers
-                    .clone()
-                    .map(|number| json(fixtures::mixed_one(number)))
-                    .collect(),
-            };
+            let request = ingest_request(numbers.clone());
             match within(self.client.ingest(request)).await {
                 Ok(answer) => {
                     let sequences = accepted(&answer.into_inner().results);

@@ -28,6 +28,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::fixtures::mixed_one;
+
 /// How long anything may take before a test gives up. Far above what is ever needed, because a
 /// debug build on a busy machine is slow, and a wait ends as soon as it can.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -502,6 +504,39 @@ impl Server {
             .results
     }
 
+    /// Makes a subscription, from the earliest event on.
+    pub(crate) async fn create_subscription(
+        &self,
+        id: &str,
+        filter: v1::Filter,
+    ) -> v1::Subscription {
+        let request = v1::CreateSubscriptionRequest {
+            subscription_id: id.to_owned(),
+            filter: Some(filter),
+            start: Some(v1::create_subscription_request::Start::Position(
+                v1::Position::Earliest.into(),
+            )),
+        };
+        let made = within(self.subscriptions().create_subscription(request)).await;
+        made.unwrap().into_inner().subscription.unwrap()
+    }
+
+    /// How a subscription is.
+    pub(crate) async fn subscription(&self, id: &str) -> Result<v1::Subscription, Status> {
+        let request = v1::GetSubscriptionRequest {
+            subscription_id: id.to_owned(),
+        };
+        let found = within(self.subscriptions().get_subscription(request)).await?;
+        Ok(found.into_inner().subscription.unwrap())
+    }
+
+    /// Calls Commit.
+    pub(crate) async fn commit(&self, id: &str, session: &str, cursor: &str) -> Result<(), Status> {
+        let request = commit_request(id, session, cursor);
+        within(self.subscriptions().commit(request)).await?;
+        Ok(())
+    }
+
     /// Calls Subscribe; the stream's first message is still to come.
     pub(crate) async fn subscribe(&self, request: v1::SubscribeRequest) -> Result<Reader, Status> {
         let stream = within(self.events().subscribe(request)).await?.into_inner();
@@ -567,6 +602,25 @@ pub(crate) fn following(start: Start) -> v1::SubscribeRequest {
         filter: Some(everything()),
         reader: "outer tests".to_owned(),
         ..v1::SubscribeRequest::default()
+    }
+}
+
+/// A call of Ingest with the mixed events of some numbers.
+pub(crate) fn ingest_request(numbers: impl IntoIterator<Item = u64>) -> v1::IngestRequest {
+    v1::IngestRequest {
+        org: ORG.to_owned(),
+        inputs: numbers
+            .into_iter()
+            .map(|number| json(mixed_one(number)))
+            .collect(),
+    }
+}
+
+pub(crate) fn commit_request(id: &str, session: &str, cursor: &str) -> v1::CommitRequest {
+    v1::CommitRequest {
+        subscription_id: id.to_owned(),
+        session: session.to_owned(),
+        cursor: cursor.to_owned(),
     }
 }
 

@@ -21,7 +21,8 @@ use tonic::transport::Channel;
 
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, ORG, Random, Server, Start, after, earliest, json, say, setting, to_head, within,
+    self, Launch, Random, Server, Start, after, earliest, ingest_request, say, setting, to_head,
+    within,
 };
 
 /// Callers at once. Half of them send one event at a time.
@@ -245,13 +246,7 @@ async fn ingest(
     client: &mut EventServiceClient<Channel>,
     numbers: &[Number],
 ) -> Result<Vec<v1::IngestResult>, tonic::Status> {
-    let request = v1::IngestRequest {
-        org: ORG.to_owned(),
-        inputs: numbers
-            .iter()
-            .map(|number| json(fixtures::mixed_one(*number)))
-            .collect(),
-    };
+    let request = ingest_request(numbers.iter().copied());
     let response = within(client.ingest(request)).await?.into_inner();
     assert_eq!(response.results.len(), numbers.len());
     Ok(response.results)

@@ -33,11 +33,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::transport::Channel;
 
-use crate::disk::{Mount, run};
-use crate::fixtures;
+use crate::disk::{self, Mount, run};
 use crate::harness::{
-    self, Launch, ORG, Random, Server, as_subscription, earliest, eventually, everything, json,
-    say, setting, within,
+    self, Launch, Random, Server, as_subscription, commit_request, eventually, everything,
+    ingest_request, say, setting, within,
 };
 
 const CALLERS: u64 = 8;
@@ -104,16 +103,7 @@ async fn what_was_accepted_survives_a_power_cut() {
     let mut first_number = 0;
     let (mut checked, mut committed) = (0, 0);
     let mut server = launch(&mount_at).start().await;
-    let create = v1::CreateSubscriptionRequest {
-        subscription_id: SUBSCRIPTION.to_owned(),
-        filter: Some(everything()),
-        start: Some(v1::create_subscription_request::Start::Position(
-            v1::Position::Earliest.into(),
-        )),
-    };
-    within(server.subscriptions().create_subscription(create))
-        .await
-        .unwrap();
+    server.create_subscription(SUBSCRIPTION, everything()).await;
 
     for index in 0..cuts {
         let cut = if index % 2 == 0 {
@@ -229,11 +219,7 @@ async fn commit(channel: Channel, answered: Answered) {
             Message::Confirmation(confirmation) => session = confirmation.session,
             Message::Batch(batch) => {
                 let last = batch.events.last().unwrap();
-                let request = v1::CommitRequest {
-                    subscription_id: SUBSCRIPTION.to_owned(),
-                    session: session.clone(),
-                    cursor: last.cursor.clone(),
-                };
+                let request = commit_request(SUBSCRIPTION, &session, &last.cursor);
                 if within(subscriptions.commit(request)).await.is_err() {
                     return;
                 }
@@ -254,13 +240,7 @@ async fn call(
     loop {
         let numbers = next..next + batch;
         next += batch;
-        let request = v1::IngestRequest {
-            org: ORG.to_owned(),
-            inputs: numbers
-                .clone()
-                .map(|number| json(fixtures::mixed_one(number)))
-                .collect(),
-        };
+        let request = ingest_request(numbers.clone());
         let Ok(response) = within(client.ingest(request)).await else {
             return;
         };
@@ -281,44 +261,15 @@ async fn end(server: &mut Server, mut callers: JoinSet<()>) {
     }
 }
 
-/// Checks a journal: what is certain is there, what is there was sent, and all has one order.
-///
-/// Gives what it holds.
+/// Checks a journal, and that the subscription stands where it was committed. Gives what there is.
 async fn check(server: &Server, certain: &State, answered: &State) -> State {
-    let events = server.read_all(earliest()).await;
-    let mut journal = HashMap::new();
-    for (event, expected) in events.iter().zip(1..) {
-        assert_eq!(event.sequence, expected, "a hole");
-        let uuid = &event.event.as_ref().unwrap().uuid;
-        let number = fixtures::number(uuid);
-        let given = fixtures::mixed_one(number);
-        assert_eq!(event.raw_json.as_ref(), Some(&given.json), "damaged");
-        assert_eq!(journal.insert(number, event.sequence), None, "kept twice");
-        if let Some(sequence) = answered.events.get(&number) {
-            assert_eq!(event.sequence, *sequence, "event {number} has moved");
-        }
-    }
-    for (number, sequence) in &certain.events {
-        assert_eq!(
-            journal.get(number),
-            Some(sequence),
-            "event {number} was accepted as {sequence} and is lost; the journal has {}",
-            journal.len()
-        );
-    }
-    let request = v1::GetSubscriptionRequest {
-        subscription_id: SUBSCRIPTION.to_owned(),
-    };
-    let found = within(server.subscriptions().get_subscription(request)).await;
-    let found = found.unwrap().into_inner().subscription.unwrap();
+    let events = disk::check(server, &certain.events, &answered.events).await;
+    let found = server.subscription(SUBSCRIPTION).await.unwrap();
     let committed = Cursor::parse(&found.committed_cursor).unwrap().seq.get();
     assert!(
-        committed >= certain.committed && committed <= journal.len() as u64,
+        committed >= certain.committed && committed <= events.len() as u64,
         "committed up to {}, and it is at {committed}",
         certain.committed
     );
-    State {
-        events: journal,
-        committed,
-    }
+    State { events, committed }
 }

@@ -93,18 +93,7 @@ async fn begins_behind(server: &Server, cursor: &str, expected: &[u64]) {
 #[tokio::test]
 async fn who_is_behind_is_told_what_is_gone_and_gets_all_the_rest() {
     let server = Server::start_configured(SMALL).await;
-    let create = v1::CreateSubscriptionRequest {
-        subscription_id: "late".to_owned(),
-        filter: Some(everything()),
-        start: Some(v1::create_subscription_request::Start::Position(
-            v1::Position::Earliest.into(),
-        )),
-    };
-    server
-        .subscriptions()
-        .create_subscription(create)
-        .await
-        .unwrap();
+    server.create_subscription("late", everything()).await;
     let mut live = server.subscribe(following(earliest())).await.unwrap();
     live.confirmation().await;
     let first = server.ingest(mixed(0, CALL)).await;
@@ -181,12 +170,10 @@ async fn who_is_behind_is_told_what_is_gone_and_gets_all_the_rest() {
         panic!("no gap");
     };
     assert_eq!(gap.first_lost_sequence, 1);
-    let commit = v1::CommitRequest {
-        subscription_id: "late".to_owned(),
-        session,
-        cursor: gap.resume_cursor,
-    };
-    within(server.subscriptions().commit(commit)).await.unwrap();
+    server
+        .commit("late", &session, &gap.resume_cursor)
+        .await
+        .unwrap();
 
     // What is gone is known still, over a restart too.
     let server = server.restart().await;

@@ -34,27 +34,11 @@ async fn try_create(
 }
 
 async fn create(server: &Server, id: &str) -> v1::Subscription {
-    try_create(server, id, everything(), Some(from_earliest()))
-        .await
-        .unwrap()
+    server.create_subscription(id, everything()).await
 }
 
 async fn get(server: &Server, id: &str) -> v1::Subscription {
-    let request = v1::GetSubscriptionRequest {
-        subscription_id: id.to_owned(),
-    };
-    let answer = within(server.subscriptions().get_subscription(request)).await;
-    answer.unwrap().into_inner().subscription.unwrap()
-}
-
-async fn commit(server: &Server, id: &str, session: &str, cursor: &str) -> Result<(), Status> {
-    let request = v1::CommitRequest {
-        subscription_id: id.to_owned(),
-        session: session.to_owned(),
-        cursor: cursor.to_owned(),
-    };
-    within(server.subscriptions().commit(request)).await?;
-    Ok(())
+    server.subscription(id).await.unwrap()
 }
 
 /// Opens a stream as a subscription and reads all that is there. Gives the session too.
@@ -87,7 +71,8 @@ async fn a_reader_goes_on_where_the_last_commit_was_also_after_a_kill() {
         let sequences: Vec<_> = events.iter().map(|event| event.sequence).collect();
         assert_eq!(sequences, (committed + 1..=next).collect::<Vec<_>>());
         let done = &events[usize::try_from(7 * round % 40).unwrap()];
-        commit(&server, "slack-alerts", &session, &done.cursor)
+        server
+            .commit("slack-alerts", &session, &done.cursor)
             .await
             .unwrap();
         committed = done.sequence;
@@ -99,7 +84,8 @@ async fn a_reader_goes_on_where_the_last_commit_was_also_after_a_kill() {
         assert!(found.active_reader.is_none());
         // The session is still the one that may commit.
         let done = &events[usize::try_from(7 * round % 40 + 1).unwrap()];
-        commit(&server, "slack-alerts", &session, &done.cursor)
+        server
+            .commit("slack-alerts", &session, &done.cursor)
             .await
             .unwrap();
         committed = done.sequence;
@@ -124,7 +110,8 @@ async fn a_subscription_tells_how_it_is() {
     let active = found.active_reader.unwrap();
     assert_eq!(active.reader, "pod-0");
     assert!(active.connect_time.is_some() && found.last_activity_time.is_some());
-    commit(&server, "a", &session, &events[29].cursor)
+    server
+        .commit("a", &session, &events[29].cursor)
         .await
         .unwrap();
     let found = get(&server, "a").await;
@@ -155,16 +142,18 @@ async fn the_next_reader_fences_the_one_before() {
     assert_ne!(old, new);
     let status = first.next().await.unwrap_err();
     refused(&status, Code::Aborted, ErrorReason::Fenced);
-    let status = commit(&server, "a", &old, &events[3].cursor)
+    let status = server
+        .commit("a", &old, &events[3].cursor)
         .await
         .unwrap_err();
     refused(&status, Code::Aborted, ErrorReason::Fenced);
-    commit(&server, "a", &new, &events[3].cursor).await.unwrap();
+    server.commit("a", &new, &events[3].cursor).await.unwrap();
     // The session of before a restart is over with the next reader, too.
     let server = server.restart().await;
     let (_third, _, rest) = read_up(&server, "a").await;
     assert_eq!(rest.first().unwrap().sequence, events[4].sequence);
-    let status = commit(&server, "a", &new, &events[9].cursor)
+    let status = server
+        .commit("a", &new, &events[9].cursor)
         .await
         .unwrap_err();
     refused(&status, Code::Aborted, ErrorReason::Fenced);
@@ -177,14 +166,17 @@ async fn a_commit_is_refused_by_reason() {
     create(&server, "a").await;
     create(&server, "b").await;
     let (_reader, session, events) = read_up(&server, "a").await;
-    commit(&server, "a", &session, &events[9].cursor)
+    server
+        .commit("a", &session, &events[9].cursor)
         .await
         .unwrap();
-    commit(&server, "a", &session, &events[9].cursor)
+    server
+        .commit("a", &session, &events[9].cursor)
         .await
         .unwrap();
 
-    let status = commit(&server, "a", &session, &events[8].cursor)
+    let status = server
+        .commit("a", &session, &events[8].cursor)
         .await
         .unwrap_err();
     let metadata = refused(&status, Code::FailedPrecondition, ErrorReason::CursorBehind);
@@ -193,31 +185,29 @@ async fn a_commit_is_refused_by_reason() {
     // It exists, and this session was not sent it: its filter and its stream are another's.
     let later = server.ingest(mixed(100, 10)).await;
     let (_other, other, _) = read_up(&server, "b").await;
-    let restarted = commit(&server, "b", &other, &later[9].cursor).await;
+    let restarted = server.commit("b", &other, &later[9].cursor).await;
     restarted.unwrap();
-    let status = commit(&server, "b", &session, &later[9].cursor)
+    let status = server
+        .commit("b", &session, &later[9].cursor)
         .await
         .unwrap_err();
     refused(&status, Code::Aborted, ErrorReason::Fenced);
 
-    let status = commit(&server, "a", "", &events[9].cursor)
-        .await
-        .unwrap_err();
+    let status = server.commit("a", "", &events[9].cursor).await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::FieldInvalid);
     assert_eq!(bad_fields(&status), ["session"]);
-    let status = commit(&server, "a", &session, "nonsense")
-        .await
-        .unwrap_err();
+    let status = server.commit("a", &session, "nonsense").await.unwrap_err();
     refused(&status, Code::InvalidArgument, ErrorReason::CursorMalformed);
     let elsewhere = Server::start().await;
     let foreign = elsewhere.ingest(mixed(0, 1)).await.remove(0).cursor;
-    let status = commit(&server, "a", &session, &foreign).await.unwrap_err();
+    let status = server.commit("a", &session, &foreign).await.unwrap_err();
     refused(
         &status,
         Code::FailedPrecondition,
         ErrorReason::CursorForeignJournal,
     );
-    let status = commit(&server, "nobody", &session, &events[9].cursor)
+    let status = server
+        .commit("nobody", &session, &events[9].cursor)
         .await
         .unwrap_err();
     refused(&status, Code::NotFound, ErrorReason::SubscriptionNotFound);
@@ -236,10 +226,11 @@ async fn no_session_commits_what_it_was_not_sent() {
     })
     .await;
     let never = server.ingest(mixed(300, 1)).await.remove(0).cursor;
-    let status = commit(&server, "a", &session, &never).await.unwrap_err();
+    let status = server.commit("a", &session, &never).await.unwrap_err();
     let metadata = refused(&status, Code::FailedPrecondition, ErrorReason::CursorAhead);
     assert_eq!(metadata["sent_cursor"], events[299].cursor);
-    commit(&server, "a", &session, &events[299].cursor)
+    server
+        .commit("a", &session, &events[299].cursor)
         .await
         .unwrap();
 }
@@ -250,7 +241,8 @@ async fn another_filter_ends_the_stream_and_the_next_one_goes_by_it() {
     accepted(&server.ingest(mixed(0, 40)).await);
     let made = create(&server, "a").await;
     let (mut reader, session, events) = read_up(&server, "a").await;
-    commit(&server, "a", &session, &events[9].cursor)
+    server
+        .commit("a", &session, &events[9].cursor)
         .await
         .unwrap();
     let pushes = v1::Filter {
@@ -312,7 +304,8 @@ async fn a_seek_moves_the_place_and_fences() {
     accepted(&server.ingest(mixed(0, 40)).await);
     create(&server, "a").await;
     let (mut reader, session, events) = read_up(&server, "a").await;
-    commit(&server, "a", &session, &events[29].cursor)
+    server
+        .commit("a", &session, &events[29].cursor)
         .await
         .unwrap();
     let seek = async |start: SeekStart| {
@@ -335,7 +328,8 @@ async fn a_seek_moves_the_place_and_fences() {
         Code::Aborted,
         ErrorReason::Fenced,
     );
-    let status = commit(&server, "a", &session, &events[39].cursor)
+    let status = server
+        .commit("a", &session, &events[39].cursor)
         .await
         .unwrap_err();
     refused(&status, Code::Aborted, ErrorReason::Fenced);

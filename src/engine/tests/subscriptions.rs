@@ -29,6 +29,13 @@ async fn with_subscription() -> Running {
     running
 }
 
+/// More events than one batch has.
+async fn ingest_many(engine: &Engine, count: usize) {
+    let uuids: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+    let uuids: Vec<_> = uuids.iter().map(String::as_str).collect();
+    ingest(engine, &uuids).await.unwrap();
+}
+
 pub(super) async fn create(engine: &Engine, id: &str) -> Snapshot {
     let all = Filter::everything();
     let created = engine.subscriptions().create(id, &all, &Start::Earliest);
@@ -147,9 +154,7 @@ async fn a_fenced_reader_is_sent_nothing_more_of_what_waits() {
     let running = start(LIMITS).await;
     let engine = &running.engine;
     create(engine, "a").await;
-    let uuids: Vec<_> = (0..150).map(|number| number.to_string()).collect();
-    let uuids: Vec<_> = uuids.iter().map(String::as_str).collect();
-    ingest(engine, &uuids).await.unwrap();
+    ingest_many(engine, 150).await;
     let mut first = engine.subscribe(named("a", "s1")).await.unwrap();
     next(&mut first).await;
     assert_eq!(sequences(&next(&mut first).await).len(), 100);
@@ -251,9 +256,7 @@ async fn a_filter_that_changes_leaves_out_what_the_old_one_had_chosen() {
     let running = start(LIMITS).await;
     let engine = &running.engine;
     create(engine, "a").await;
-    let uuids: Vec<_> = (0..150).map(|number| number.to_string()).collect();
-    let uuids: Vec<_> = uuids.iter().map(String::as_str).collect();
-    ingest(engine, &uuids).await.unwrap();
+    ingest_many(engine, 150).await;
     let mut stream = engine.subscribe(named("a", "s1")).await.unwrap();
     next(&mut stream).await;
     next(&mut stream).await;

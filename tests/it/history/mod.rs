@@ -26,8 +26,8 @@ use tonic_types::StatusExt as _;
 use self::model::{Commit, Committed, History, Ingest, List, Number, Said, Span, Stream, Wanted};
 use crate::fixtures::{self, Kind};
 use crate::harness::{
-    Launch, ORG, Random, Server, Start, after, as_subscription, earliest, everything, is_gone,
-    json, say, scratch, setting, within,
+    Launch, Random, Server, Start, after, as_subscription, commit_request, earliest, everything,
+    ingest_request, is_gone, say, scratch, setting, within,
 };
 
 const INGESTERS: u64 = 3;
@@ -165,13 +165,7 @@ impl Work {
             numbers.push(numbers[0]);
         }
         old.extend(&numbers);
-        let request = v1::IngestRequest {
-            org: ORG.to_owned(),
-            inputs: numbers
-                .iter()
-                .map(|number| json(fixtures::mixed_one(*number)))
-                .collect(),
-        };
+        let request = ingest_request(numbers.iter().copied());
         let called = self.recorder.now();
         let answer = within(EventServiceClient::new(self.channel.clone()).ingest(request)).await;
         let span = self.span(called);
@@ -327,11 +321,7 @@ impl Work {
     }
 
     async fn commit(&mut self, name: String, session: String, cursor: String) -> Result<(), Gone> {
-        let request = v1::CommitRequest {
-            subscription_id: name.clone(),
-            session: session.clone(),
-            cursor: cursor.clone(),
-        };
+        let request = commit_request(&name, &session, &cursor);
         let called = self.recorder.now();
         let mut client = SubscriptionServiceClient::new(self.channel.clone());
         let answer = within(client.commit(request)).await;
@@ -475,15 +465,7 @@ fn clients(random: &mut Random) -> Vec<Client> {
 
 async fn create_subscriptions(server: &Server) {
     for (name, (filter, _)) in SUBSCRIPTIONS.into_iter().zip(filters()) {
-        let request = v1::CreateSubscriptionRequest {
-            subscription_id: name.to_owned(),
-            filter: Some(filter),
-            start: Some(v1::create_subscription_request::Start::Position(
-                v1::Position::Earliest.into(),
-            )),
-        };
-        let made = server.subscriptions().create_subscription(request).await;
-        made.unwrap();
+        server.create_subscription(name, filter).await;
     }
 }
 
@@ -492,11 +474,7 @@ async fn finish(server: &Server, history: &mut History) {
     let events = server.read_all(earliest()).await;
     history.journal = events.iter().map(numbered).collect();
     for name in SUBSCRIPTIONS {
-        let request = v1::GetSubscriptionRequest {
-            subscription_id: name.to_owned(),
-        };
-        let found = server.subscriptions().get_subscription(request).await;
-        let found = found.unwrap().into_inner().subscription.unwrap();
+        let found = server.subscription(name).await.unwrap();
         let committed = place(&found.committed_cursor);
         history.committed.insert(name.to_owned(), committed);
     }
