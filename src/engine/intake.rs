@@ -391,7 +391,8 @@ impl Preparation {
                 prepared: None,
             });
         }
-        let key = identity::dedupe_key(&org, &read.event.uuid);
+        let uuid = read.event.uuid.clone();
+        let key = identity::dedupe_key(&org, &uuid);
         let fingerprint = identity::fingerprint(&read.event);
         let draft = Draft::new(Content {
             date_time: group_push_failed::date_time(&read.event.published),
@@ -409,6 +410,7 @@ impl Preparation {
         Ok(Kept {
             classification,
             prepared: Some(Prepared {
+                uuid,
                 key,
                 fingerprint,
                 draft,

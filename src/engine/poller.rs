@@ -295,7 +295,9 @@ impl Poller {
     /// What to do when the writer takes nothing.
     async fn after_refusal(&mut self, error: &AppendError, stop: &CancellationToken) -> Step {
         match error {
-            AppendError::Overloaded | AppendError::StorageFull { .. } => {
+            AppendError::Overloaded
+            | AppendError::StorageFull { .. }
+            | AppendError::Damaged { .. } => {
                 if stop.is_cancelled() {
                     return Step::Stop;
                 }

@@ -3,12 +3,13 @@
 //!
 //! - Nobody is answered, and no reader sees an event, before the journal says it is durable.
 //! - The queue is bounded in bytes; what does not fit is refused at once, as a whole.
+//! - A call that can't be told from a duplicate, because what is stored is damaged, is refused alone.
 //! - After a failed write nothing more is taken, and the task ends with the error. [`watch`] finds
 //!   what fails beside the writes.
 //!
 //! The writer does not linger for more, and knows nothing of what is in a record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ const PERMIT_BYTES: usize = 256;
 /// An event that is ready to be appended.
 #[derive(Debug)]
 pub struct Prepared {
+    /// For messages.
+    pub uuid: String,
     pub key: DedupeKey,
     pub fingerprint: Fingerprint,
     pub draft: Draft,
@@ -54,6 +57,12 @@ pub enum AppendError {
         "too little room on disk: {free_bytes} bytes are free, {reserve_bytes} are kept in reserve"
     )]
     StorageFull { free_bytes: u64, reserve_bytes: u64 },
+    /// Whether an event is known already can't be told, since what is stored is damaged; nothing of
+    /// the call was written. A call without that event may pass; call the operator.
+    #[error(
+        "whether event {uuid} is known already can't be told, as {problem}; nothing of its call was taken"
+    )]
+    Damaged { uuid: String, problem: String },
     /// The service is stopping; nothing was written.
     #[error("the service is stopping")]
     ShuttingDown,
@@ -254,29 +263,50 @@ impl Writer {
         let time = self
             .last_time
             .max(AppendTime::from_timestamp(self.clock.now()));
-        let mut answers = Vec::with_capacity(calls.len());
-        let mut entries = Vec::with_capacity(calls.iter().map(|call| call.events.len()).sum());
+        let calls = calls.into_iter().map(|call| call.seal(time)).collect();
+        let mut batches = VecDeque::from([calls]);
+        while let Some(batch) = batches.pop_front() {
+            let Err((batch, error)) = self.write(time, batch).await? else {
+                continue;
+            };
+            match error {
+                // What brings no events is not held up.
+                AppendError::StorageFull { .. } => {
+                    let (without_events, with_events): (Vec<_>, Vec<_>) =
+                        batch.into_iter().partition(|call| call.entries.is_empty());
+                    refuse(with_events, &error);
+                    if !without_events.is_empty() {
+                        batches.push_front(without_events);
+                    }
+                }
+                // Nor is what came with it.
+                AppendError::Damaged { .. } if batch.len() > 1 => {
+                    batches.extend(batch.into_iter().map(|call| vec![call]));
+                }
+                error => {
+                    tracing::error!(%error, "a call is refused");
+                    refuse(batch, &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes calls as one batch and answers them. What is refused is given back unanswered, and
+    /// nothing of it was written; after any other failure nobody knows, and everybody is told so.
+    async fn write(&mut self, time: AppendTime, calls: Vec<Sealed>) -> anyhow::Result<Written> {
         let mut state = State::default();
         state.set(StateChange {
             key: APPEND_TIME_KEY.to_vec(),
             value: Some(time.0.to_be_bytes().to_vec()),
         });
-        // What a full disk doesn't hold up.
-        let mut state_alone = State::default();
-        for call in calls {
-            for change in call.state {
-                if call.events.is_empty() {
-                    state_alone.set(change.clone());
-                }
-                state.set(change);
-            }
-            answers.push((call.events.len(), call.answer, call.room));
-            entries.extend(call.events.into_iter().map(|event| Entry {
-                key: event.key,
-                fingerprint: event.fingerprint,
-                record: event.draft.seal(time),
-            }));
-        }
+        let changes = calls.iter().flat_map(|call| &call.state);
+        changes.for_each(|change| state.set(change.clone()));
+        let entries: Vec<_> = calls
+            .iter()
+            .flat_map(|call| &call.entries)
+            .cloned()
+            .collect();
         let records: Vec<_> = entries.iter().map(|entry| entry.record.clone()).collect();
         let started = std::time::Instant::now();
         let state = state.changes();
@@ -294,18 +324,24 @@ impl Writer {
                         "too little room on disk, events are refused"
                     );
                 }
-                let (without_events, with_events): (Vec<_>, Vec<_>) =
-                    answers.into_iter().partition(|(events, ..)| *events == 0);
-                for (_, answer, _room) in with_events {
-                    // A caller that has gone needs no answer.
-                    let _ = answer.send(Err(AppendError::StorageFull {
-                        free_bytes,
-                        reserve_bytes,
-                    }));
-                }
-                return self.write_state(state_alone, without_events).await;
+                let full = AppendError::StorageFull {
+                    free_bytes,
+                    reserve_bytes,
+                };
+                return Ok(Err((calls, full)));
             }
-            Err(error) => return Err(give_up(answers, error)),
+            Err(journal::AppendError::Damaged { entry, cause }) => {
+                let mut uuids = calls.iter().flat_map(|call| &call.uuids);
+                let damaged = AppendError::Damaged {
+                    uuid: uuids.nth(entry).cloned().unwrap_or_default(),
+                    problem: cause.to_string(),
+                };
+                return Ok(Err((calls, damaged)));
+            }
+            Err(error @ journal::AppendError::Fault(_)) => {
+                refuse(calls, &AppendError::OutcomeUnknown);
+                return Err(error.into());
+            }
         };
         if !records.is_empty() && std::mem::take(&mut self.full) {
             tracing::warn!("there is room on disk again, events are taken");
@@ -324,28 +360,56 @@ impl Writer {
         self.tail.publish(new);
         telemetry::head(self.tail.head().get());
         let mut appended = appended.into_iter();
-        for (count, answer, _room) in answers {
-            let _ = answer.send(Ok(appended.by_ref().take(count).collect()));
+        for call in calls {
+            let count = call.entries.len();
+            // A caller that has gone needs no answer.
+            let _ = call
+                .answer
+                .send(Ok(appended.by_ref().take(count).collect()));
         }
-        Ok(())
+        Ok(Ok(()))
     }
+}
 
-    /// Writes changes of state alone, for those whose calls brought no events.
-    async fn write_state(&self, state: State, answers: Vec<Answer>) -> anyhow::Result<()> {
-        if answers.is_empty() {
-            return Ok(());
-        }
-        let batch = Batch {
-            entries: Vec::new(),
-            state: state.changes(),
+/// What became of a batch: all of it is durable, or it is given back and nothing of it was written.
+type Written = Result<(), (Vec<Sealed>, AppendError)>;
+
+/// A call whose records have their time.
+#[derive(Debug)]
+struct Sealed {
+    entries: Vec<Entry>,
+    /// Of the entries, in their order.
+    uuids: Vec<String>,
+    state: Vec<StateChange>,
+    answer: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
+    /// Given back when the call was answered.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Call {
+    fn seal(self, time: AppendTime) -> Sealed {
+        let seal = |event: Prepared| {
+            let entry = Entry {
+                key: event.key,
+                fingerprint: event.fingerprint,
+                record: event.draft.seal(time),
+            };
+            (entry, event.uuid)
         };
-        if let Err(error) = self.journal.append(batch).await {
-            return Err(give_up(answers, error));
+        let (entries, uuids) = self.events.into_iter().map(seal).unzip();
+        Sealed {
+            entries,
+            uuids,
+            state: self.state,
+            answer: self.answer,
+            _room: self.room,
         }
-        for (_, answer, _room) in answers {
-            let _ = answer.send(Ok(Vec::new()));
-        }
-        Ok(())
+    }
+}
+
+fn refuse(calls: Vec<Sealed>, error: &AppendError) {
+    for call in calls {
+        let _ = call.answer.send(Err(error.clone()));
     }
 }
 
@@ -363,21 +427,6 @@ pub async fn watch(journal: Arc<dyn Journal>, stop: CancellationToken) -> anyhow
         }
     }
     Ok(())
-}
-
-/// A call's number of events, where it is answered, and the room that it takes until then.
-type Answer = (
-    usize,
-    oneshot::Sender<Result<Vec<Appended>, AppendError>>,
-    OwnedSemaphorePermit,
-);
-
-/// Tells everybody that nobody knows what was written.
-fn give_up(answers: Vec<Answer>, error: journal::AppendError) -> anyhow::Error {
-    for (_, answer, _room) in answers {
-        let _ = answer.send(Err(AppendError::OutcomeUnknown));
-    }
-    error.into()
 }
 
 /// Changes of state of one batch: of those of one key the last one counts, as if they had been

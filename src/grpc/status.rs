@@ -235,6 +235,7 @@ impl From<AppendError> for Refusal {
             AppendError::Overloaded => ErrorReason::Overloaded,
             AppendError::StorageFull { .. } => ErrorReason::StorageFull,
             AppendError::ShuttingDown => ErrorReason::ShuttingDown,
+            AppendError::Damaged { .. } => ErrorReason::RecordCorrupt,
             // Trying again is safe: org and uuid deduplicate.
             AppendError::OutcomeUnknown => ErrorReason::StorageFault,
         };
@@ -422,6 +423,11 @@ mod tests {
             Code::Unavailable,
             "SHUTTING_DOWN",
         );
+        let damaged = AppendError::Damaged {
+            uuid: "u".to_owned(),
+            problem: "it is damaged".to_owned(),
+        };
+        check(damaged.into(), Code::DataLoss, "RECORD_CORRUPT");
         let damaged = ReadError::Corrupt {
             seq: Seq::new(5),
             cause: None,

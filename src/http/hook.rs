@@ -461,6 +461,7 @@ fn not_taken(error: &IngestError, body: Bytes) -> Refused {
         IngestError::Append(
             AppendError::Overloaded
             | AppendError::StorageFull { .. }
+            | AppendError::Damaged { .. }
             | AppendError::ShuttingDown
             | AppendError::OutcomeUnknown,
         ) => StatusCode::SERVICE_UNAVAILABLE,

@@ -5,7 +5,7 @@
 //! outcome is known or not, a flush that takes long, a record that can't be read. It keeps the
 //! contract meanwhile: after a `Fault` it takes nothing more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::anyhow;
@@ -78,6 +78,7 @@ struct Plan {
     full: bool,
     poisoned: bool,
     read_failure: Option<ReadFailure>,
+    damaged_keys: BTreeSet<DedupeKey>,
 }
 
 impl<J: Journal> FaultJournal<J> {
@@ -116,6 +117,11 @@ impl FaultControl {
     /// Makes every read fail, or (`None`) stops doing so.
     pub fn fail_reads(&self, failure: Option<ReadFailure>) {
         self.plan().read_failure = failure;
+    }
+
+    /// Damages what is stored of a key: no append can look it up.
+    pub fn damage_key(&self, key: DedupeKey) {
+        self.plan().damaged_keys.insert(key);
     }
 
     /// Lets every append that starts from now on wait at a place until [`Self::release`].
@@ -183,6 +189,21 @@ impl FaultControl {
         Ok(())
     }
 
+    fn check_keys(&self, batch: &Batch) -> Result<(), AppendError> {
+        let plan = self.plan();
+        let mut keys = batch.entries.iter().map(|entry| &entry.key);
+        match keys.position(|key| plan.damaged_keys.contains(key)) {
+            None => Ok(()),
+            Some(entry) => Err(AppendError::Damaged {
+                entry,
+                cause: ReadError::Corrupt {
+                    seq: Seq::ZERO,
+                    cause: Some(anyhow!("damaged on purpose")),
+                },
+            }),
+        }
+    }
+
     fn check_read(&self, seq: Seq) -> Result<(), ReadError> {
         match self.plan().read_failure {
             None => Ok(()),
@@ -227,6 +248,7 @@ impl<J: Journal> Journal for FaultJournal<J> {
             Some(AppendFailure::Fault) => return Err(append_fault()),
             Some(AppendFailure::OutcomeUnknown) | None => {}
         }
+        self.control.check_keys(&batch)?;
         let appended = self.inner.append(batch).await;
         self.control.wait(Hold::BeforeAnswer).await;
         if failure.is_some() {

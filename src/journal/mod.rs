@@ -139,6 +139,15 @@ pub enum AppendError {
     /// Too little room is left; nothing was written. Try again when there is room.
     #[error("{free_bytes} bytes are free, {reserve_bytes} are kept in reserve")]
     StorageFull { free_bytes: u64, reserve_bytes: u64 },
+    /// Whether the key of an entry is known can't be told: what is stored is damaged. Nothing was
+    /// written; a batch without that entry may pass.
+    #[error("whether an event is known already can't be told")]
+    Damaged {
+        /// Its place in the batch, from 0.
+        entry: usize,
+        #[source]
+        cause: ReadError,
+    },
     /// A write or flush failed: the batch may be durable or not, and the journal takes no more.
     /// Stop the process; opening the journal again tells what is there.
     #[error("the journal can't write any more")]

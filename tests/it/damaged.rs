@@ -7,8 +7,8 @@
 //! - *refused*: the server does not start, and says in one sentence that the journal is damaged;
 //! - *named*: it serves, what it gives is what was accepted, byte for byte and in its place, and
 //!   what it can't give is `DATA_LOSS` / `RECORD_CORRUPT`;
-//! - *stopped*: the same, but when it is asked to write what it can't tell from a duplicate, it ends
-//!   with an error that names the damage;
+//! - *stopped*: the same, but fjall's own threads meet the damage while it serves, and it ends with an
+//!   error that names it;
 //! - *harmless*: it serves everything.
 //!
 //! Never a panic, never a wait without an end, nothing acknowledged that is gone without a word,
@@ -76,7 +76,7 @@ const DAMAGES: [Damage; 9] = [
 enum Outcome {
     Refused,
     Named,
-    /// It served, and ended when it had to look up a key that is damaged.
+    /// It served, and ended when fjall met the damage.
     Stopped,
     Harmless,
 }
@@ -279,29 +279,34 @@ fn judge_refused(process: &Process) -> Result<(Outcome, String), String> {
 }
 
 async fn judge_served(stopped: &Stopped, server: &mut Server) -> Result<(Outcome, String), String> {
-    let lost = [
+    let mut lost = vec![
         judge_stream(stopped, server).await?,
         judge_events(stopped, server).await?,
         judge_list(stopped, server, v1::ListOrder::OldestFirst).await?,
         judge_list(stopped, server, v1::ListOrder::NewestFirst).await?,
         judge_subscriptions(stopped, server).await?,
     ];
-    if let Err(status) = judge_intake(stopped, server).await? {
-        let ended = server.process.ended().await;
-        server.process.kill();
-        let log = server.process.log_text();
-        let error = log.lines().rfind(|line| line.starts_with("caused by: "));
-        return match error {
-            Some(error) if !ended.success() && log.contains("is damaged") => {
-                Ok((Outcome::Stopped, error.to_owned()))
-            }
-            _ => Err(format!("{ended} after {status:?}")),
-        };
+    match judge_intake(stopped, server).await? {
+        Ok(named) => lost.push(named),
+        Err(status) => return judge_stopped(server, &status).await,
     }
     Ok(match lost.into_iter().flatten().next() {
         Some(named) => (Outcome::Named, named),
         None => (Outcome::Harmless, String::new()),
     })
+}
+
+async fn judge_stopped(server: &mut Server, status: &Status) -> Result<(Outcome, String), String> {
+    let ended = server.process.ended().await;
+    server.process.kill();
+    let log = server.process.log_text();
+    let error = log.lines().rfind(|line| line.starts_with("caused by: "));
+    match error {
+        Some(error) if !ended.success() && log.contains("is damaged") => {
+            Ok((Outcome::Stopped, error.to_owned()))
+        }
+        _ => Err(format!("{ended} after {status:?}")),
+    }
 }
 
 /// What a call may answer that can't give what is there.
@@ -433,8 +438,13 @@ async fn judge_subscriptions(stopped: &Stopped, server: &Server) -> Result<Optio
     Ok(lost)
 }
 
-/// Nothing that was accepted is accepted again. Where keys are damaged, the call may fail.
-async fn judge_intake(stopped: &Stopped, server: &Server) -> Result<Result<(), Status>, String> {
+/// Nothing that was accepted is accepted again. A call whose keys are damaged is refused. The status
+/// is of a server that has gone.
+async fn judge_intake(
+    stopped: &Stopped,
+    server: &Server,
+) -> Result<Result<Option<String>, Status>, String> {
+    let mut lost = None;
     for (input, expected) in stopped.inputs.iter().zip(&stopped.events) {
         let request = v1::IngestRequest {
             org: ORG.to_owned(),
@@ -449,10 +459,13 @@ async fn judge_intake(stopped: &Stopped, server: &Server) -> Result<Result<(), S
                     return Err(format!("{} is taken again: {results:?}", expected.sequence));
                 }
             }
-            Err(status) => return Ok(Err(status)),
+            Err(status) => match named(&status) {
+                Ok(named) => lost = Some(named),
+                Err(_) => return Ok(Err(status)),
+            },
         }
     }
-    Ok(Ok(()))
+    Ok(Ok(lost))
 }
 
 /// What a file is, whichever of its kind.

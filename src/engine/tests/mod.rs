@@ -21,7 +21,7 @@ use crate::engine::stream::{Ending, StreamError};
 use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, ReadFailure};
 use crate::journal::memory::MemoryJournal;
 use crate::journal::{Batch, DedupeKey, Entry};
-use crate::okta::org::Orgs;
+use crate::okta::org::{DEFAULT_ORG, Orgs};
 
 const JOURNAL: JournalId = JournalId {
     id: [9; 8],
@@ -317,6 +317,48 @@ async fn after_a_failed_write_nothing_is_taken_and_the_writer_ends() {
             Err(IngestError::Append(AppendError::ShuttingDown))
         ));
     }
+}
+
+/// The call with an event whose key is damaged is refused; what queued with it, before and after it,
+/// is written in its order, and so is what comes later.
+#[tokio::test]
+async fn a_damaged_key_refuses_its_call_and_holds_up_no_other() {
+    let running = start(LIMITS).await;
+    running
+        .fault
+        .damage_key(identity::dedupe_key(DEFAULT_ORG, "damaged"));
+    running.fault.hold(Hold::BeforeWrite);
+    let calls = [&["a"][..], &["b"], &["c", "damaged"], &["d"]];
+    let mut answers = Vec::new();
+    for uuids in calls {
+        let engine = running.engine.clone();
+        answers.push(spawn(async move { ingest(&engine, uuids).await }));
+        running.fault.held(Hold::BeforeWrite).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    running.fault.release();
+    let mut places = Vec::new();
+    for answer in answers {
+        match answer.await.unwrap() {
+            Ok(ingested) => places.extend(ingested.iter().map(|event| match event.outcome {
+                Outcome::Accepted { seq, .. } => seq.get(),
+                ref other => panic!("{other:?}"),
+            })),
+            Err(IngestError::Append(AppendError::Damaged { uuid, .. })) => {
+                assert_eq!(uuid, "damaged");
+                places.push(0);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(places, [1, 2, 0, 3]);
+    let answer = ingest(&running.engine, &["c"]).await.unwrap();
+    assert!(
+        matches!(answer[0].outcome, Outcome::Accepted { seq, .. } if seq.get() == 4),
+        "nothing of the refused call was written"
+    );
 }
 
 #[tokio::test]

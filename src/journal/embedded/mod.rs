@@ -525,10 +525,16 @@ fn assign(
     let mut new = Vec::with_capacity(entries.len());
     let mut in_batch = HashMap::with_capacity(entries.len());
     let mut last = head;
-    for entry in entries {
+    for (place, entry) in entries.into_iter().enumerate() {
         let known = match in_batch.get(&entry.key) {
-            Some(place) => Some(*place),
-            None => read::look_up(generations, entry.key).map_err(|error| fault(error.into()))?,
+            Some(known) => Some(*known),
+            None => read::look_up(generations, entry.key).map_err(|error| match error {
+                cause @ ReadError::Corrupt { .. } => AppendError::Damaged {
+                    entry: place,
+                    cause,
+                },
+                error => fault(error.into()),
+            })?,
         };
         if let Some((seq, fingerprint)) = known {
             appended.push(Appended::Known { seq, fingerprint });

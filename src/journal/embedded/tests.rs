@@ -733,6 +733,45 @@ async fn bytes_that_fail_their_checksum_are_named() {
     assert_eq!(read.unwrap().len(), 8);
 }
 
+#[tokio::test]
+async fn a_key_that_is_damaged_refuses_its_entry_and_no_other() {
+    let fixture = Fixture::new();
+    let journal = fixture.open();
+    fill(&journal, 1..=20).await;
+    let table = journal
+        .shared
+        .published()
+        .generations
+        .newest_keys()
+        .keyspace
+        .clone();
+    table.rotate_memtable().unwrap();
+    wait_until(|| table.table_count() > 0).await;
+    let tables = table.path().join("tables");
+    drop(table);
+    drop(journal);
+    for file in fs::read_dir(tables).unwrap() {
+        let path = file.unwrap().path();
+        let mut bytes = fs::read(&path).unwrap();
+        // In the block of the rows, which begins the file.
+        bytes[100] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let journal = fixture.open();
+    // Key 20 is in that table, whichever the others are in.
+    let refused = journal.append(entries([21, 20, 22])).await.unwrap_err();
+    let AppendError::Damaged { entry, .. } = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(entry, 1);
+    assert_eq!(journal.bounds().head, Seq::new(20), "nothing was written");
+    let appended = journal.append(entries([21, 22])).await.unwrap();
+    assert_eq!(
+        appended,
+        [Appended::New(Seq::new(21)), Appended::New(Seq::new(22))]
+    );
+}
+
 /// A journal of records 1 to 3 in three batches and 4 to 6 in one of about 18 KiB, closed; and
 /// where the batches end in its file.
 async fn with_a_large_last_batch() -> (Fixture, PathBuf, [usize; 4]) {
