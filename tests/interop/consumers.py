@@ -1,12 +1,13 @@
-"""The examples of consumers, in three languages, while they and the server are killed again and again.
+"""The examples of consumers, in five languages, while they and the server are killed again and again.
 
 Each has a subscription of its own. In the end each has handled every event, in order; what came
 twice came after a kill of that consumer, and was not committed before. A second reader then ends
 each for good. What was done is printed; anything else ends with an error.
 
-usage: consumers.py SERVER_BINARY RUST_CONSUMER NODE_MODULES SCRATCH_DIRECTORY
+usage: consumers.py SERVER_BINARY RUST_CONSUMER GO_CONSUMER JAVA_CLASS_PATH NODE_MODULES SCRATCH_DIRECTORY
 """
 
+import atexit
 import os
 import pathlib
 import random
@@ -21,7 +22,7 @@ import grpc
 
 from interop import ORG, PATIENCE, ROOT, Server, Stubs, check, encoded, log_event
 
-ROUNDS = 6
+ROUNDS = 10
 BATCH = 60
 
 
@@ -61,6 +62,7 @@ class Consumer:
                 self.command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
                 env=os.environ | self.environment,
             )
+        atexit.register(self.process.kill)
 
     def kill(self):
         self.process.kill()
@@ -78,7 +80,7 @@ class Consumer:
 
 
 def main():
-    binary, rust, node_modules, scratch = sys.argv[1:]
+    binary, rust, go, java, node_modules, scratch = sys.argv[1:]
     scratch = pathlib.Path(scratch)
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -115,6 +117,8 @@ def main():
     consumers = [
         Consumer("rust", [rust, f"http://{address}", "rust"], {}, scratch),
         Consumer("python", python, python_path, scratch),
+        Consumer("go", [go, address, "go"], {}, scratch),
+        Consumer("java", ["java", "-cp", java, "Consumer", address, "java"], {}, scratch),
         Consumer("node", ["node", str(node / "consumer.js"), address, "node", str(ROOT / "proto")], {}, scratch),
     ]
     for consumer in consumers:
