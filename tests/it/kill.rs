@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use provident::wire::v1;
 use provident::wire::v1::event_service_client::EventServiceClient;
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::transport::Channel;
@@ -72,13 +73,28 @@ struct Seen {
     next: Number,
 }
 
+/// Thousands of kills don't come again the same: what they left is there to be looked at.
+struct KeptOnFailure(TempDir);
+
+impl Drop for KeptOnFailure {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            say(&format!(
+                "kill: what was left is in {}",
+                self.0.path().display()
+            ));
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_accepted_survives_any_kill_once_and_in_place() {
     let cycles: usize = setting("PROVIDENT_KILL_CYCLES").unwrap_or(3);
     let mut random = Random::of_run("kill");
     let since = Instant::now();
-    let directory = harness::scratch();
-    let data_dir = directory.path().join("data");
+    let directory = KeptOnFailure(harness::scratch());
+    let data_dir = directory.0.path().join("data");
     let launch = Launch::on(&data_dir);
     let mut model = Model::default();
     let mut counts = Counts::default();
