@@ -650,6 +650,14 @@ async fn a_record_that_is_missing_is_named() {
     assert!(matches!(fixture.refused(), OpenError::Damaged { .. }));
 }
 
+/// Closes a journal once what a keyspace has in memory is in tables; gives their directory.
+async fn close_with_tables(journal: EmbeddedJournal, keyspace: Keyspace) -> PathBuf {
+    keyspace.rotate_memtable().unwrap();
+    wait_until(|| keyspace.table_count() > 0).await;
+    drop(journal);
+    keyspace.path().join("tables")
+}
+
 #[tokio::test]
 async fn damage_in_the_table_of_state_is_found_at_the_open() {
     let fixture = Fixture::new();
@@ -662,13 +670,8 @@ async fn damage_in_the_table_of_state_is_found_at_the_open() {
     for key in [b"a", b"b"] {
         journal.append(state(key, &value)).await.unwrap();
     }
-    let table = journal.shared.state.clone();
-    table.rotate_memtable().unwrap();
-    wait_until(|| table.table_count() > 0).await;
-    let tables = table.path().join("tables");
-    drop(table);
-    drop(journal);
-    for file in fs::read_dir(tables).unwrap() {
+    let state = journal.shared.state.clone();
+    for file in fs::read_dir(close_with_tables(journal, state).await).unwrap() {
         let path = file.unwrap().path();
         let mut bytes = fs::read(&path).unwrap();
         let at = bytes.len() / 2 + find(&bytes[bytes.len() / 2..], &value[40_000..40_016]).unwrap();
@@ -738,19 +741,10 @@ async fn a_key_that_is_damaged_refuses_its_entry_and_no_other() {
     let fixture = Fixture::new();
     let journal = fixture.open();
     fill(&journal, 1..=20).await;
-    let table = journal
-        .shared
-        .published()
-        .generations
-        .newest_keys()
-        .keyspace
-        .clone();
-    table.rotate_memtable().unwrap();
-    wait_until(|| table.table_count() > 0).await;
-    let tables = table.path().join("tables");
-    drop(table);
-    drop(journal);
-    for file in fs::read_dir(tables).unwrap() {
+    let generations = journal.shared.published().generations;
+    let keys = generations.newest_keys().keyspace.clone();
+    drop(generations);
+    for file in fs::read_dir(close_with_tables(journal, keys).await).unwrap() {
         let path = file.unwrap().path();
         let mut bytes = fs::read(&path).unwrap();
         // In the block of the rows, which begins the file.
