@@ -286,6 +286,9 @@ section! {
         /// its tables, and merging those, takes about 320 MiB for a while. Less than 64MiB
         /// may make the store stop for good when the disk is full.
         reserve: ByteSize = ByteSize::mib(512),
+        /// A write that has not ended after so long is taken for failed: the service stops, so that
+        /// whoever restarts it does so. Default 1min: a network's disk may stall for half of that.
+        write_timeout: Duration = Duration::from_mins(1),
     }
 }
 
@@ -970,6 +973,7 @@ impl Reader {
             ("poll.retry_delay_max", config.poll.retry_delay_max),
             ("sources.failing_after", config.sources.failing_after),
             ("retention.interval", config.retention.interval),
+            ("storage.write_timeout", config.storage.write_timeout),
         ] {
             if duration.is_zero() {
                 let origin = self.origin(path);

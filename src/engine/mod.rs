@@ -525,7 +525,8 @@ impl Engine {
         &self,
         stop: CancellationToken,
     ) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
-        writer::watch(Arc::clone(&self.0.journal), stop)
+        let write_timeout = self.0.limits.writer.write_timeout;
+        writer::watch(Arc::clone(&self.0.journal), write_timeout, stop)
     }
 
     /// What removes old events; its task is the caller's to run.

@@ -181,6 +181,7 @@ pub struct Writer {
     queue: mpsc::Receiver<Call>,
     room: Room,
     batch_bytes_max: usize,
+    write_timeout: Duration,
     last_time: AppendTime,
     /// The last batch was refused for want of room.
     full: bool,
@@ -193,6 +194,9 @@ pub struct WriterLimits {
     pub queue_bytes_max: usize,
     /// Bytes of records after which a batch takes no further call.
     pub batch_bytes_max: usize,
+    /// After so long a write is taken for failed: the caller's outcome is unknown by then, and what
+    /// hangs may never end.
+    pub write_timeout: Duration,
 }
 
 impl Writer {
@@ -213,7 +217,6 @@ impl Writer {
             queue: sender,
             room: room.clone(),
         };
-        let batch_bytes_max = limits.batch_bytes_max;
         Ok((
             Self {
                 journal,
@@ -221,7 +224,8 @@ impl Writer {
                 clock,
                 queue,
                 room,
-                batch_bytes_max,
+                batch_bytes_max: limits.batch_bytes_max,
+                write_timeout: limits.write_timeout,
                 last_time,
                 full: false,
             },
@@ -310,7 +314,8 @@ impl Writer {
         let records: Vec<_> = entries.iter().map(|entry| entry.record.clone()).collect();
         let started = std::time::Instant::now();
         let state = state.changes();
-        let appended = match self.journal.append(Batch { entries, state }).await {
+        let append = self.journal.append(Batch { entries, state });
+        let appended = match in_time(self.write_timeout, append).await {
             Ok(appended) => appended,
             Err(journal::AppendError::StorageFull {
                 free_bytes,
@@ -413,16 +418,35 @@ fn refuse(calls: Vec<Sealed>, error: &AppendError) {
     }
 }
 
+/// The outcome of a write, or a fault if it takes longer than it may. Dropping it is safe: what goes
+/// on is not believed any more.
+async fn in_time<T>(
+    limit: Duration,
+    write: impl Future<Output = Result<T, journal::AppendError>>,
+) -> Result<T, journal::AppendError> {
+    let outcome = tokio::time::timeout(limit, write).await;
+    outcome.unwrap_or_else(|_| {
+        Err(journal::AppendError::Fault(anyhow::anyhow!(
+            "a write had not ended after {limit:?}"
+        )))
+    })
+}
+
 /// Fails when the journal can't append any more, also while no event comes or while the writer
 /// waits for what will never be done.
-pub async fn watch(journal: Arc<dyn Journal>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn watch(
+    journal: Arc<dyn Journal>,
+    write_timeout: Duration,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     // Dropping either wait is safe: neither changes anything.
     while stop
         .run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL))
         .await
         .is_some()
     {
-        if let Some(checked) = stop.run_until_cancelled(journal.check()).await {
+        let check = in_time(write_timeout, journal.check());
+        if let Some(checked) = stop.run_until_cancelled(check).await {
             checked?;
         }
     }

@@ -516,6 +516,7 @@ mod tests {
             writer: WriterLimits {
                 queue_bytes_max: 8192,
                 batch_bytes_max: 4096,
+                write_timeout: Duration::from_mins(1),
             },
             tail_bytes_max: 1 << 20,
             read_ahead_bytes_max: 1 << 20,

@@ -124,7 +124,7 @@ impl FaultControl {
         self.plan().damaged_keys.insert(key);
     }
 
-    /// Lets every append that starts from now on wait at a place until [`Self::release`].
+    /// Lets every append and check that starts from now on wait at a place until [`Self::release`].
     pub fn hold(&self, at: Hold) {
         self.shared.hold.send_replace(Some(at));
     }
@@ -228,6 +228,7 @@ impl<J: Journal> Journal for FaultJournal<J> {
 
     async fn check(&self) -> Result<(), AppendError> {
         self.control.check_write()?;
+        self.control.wait(Hold::BeforeWrite).await;
         self.inner.check().await
     }
 

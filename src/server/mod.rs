@@ -256,6 +256,7 @@ async fn start_engine(
         writer: WriterLimits {
             queue_bytes_max: config.ingest.queue_bytes_max.as_usize(),
             batch_bytes_max: config.ingest.batch_bytes_max.as_usize(),
+            write_timeout: config.storage.write_timeout,
         },
         tail_bytes_max: config.subscribe.tail_bytes_max.as_usize(),
         read_ahead_bytes_max: config.subscribe.read_ahead_bytes_max.as_usize(),

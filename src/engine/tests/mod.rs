@@ -32,6 +32,7 @@ const LIMITS: EngineLimits = EngineLimits {
     writer: WriterLimits {
         queue_bytes_max: 1 << 20,
         batch_bytes_max: 1 << 20,
+        write_timeout: Duration::from_mins(1),
     },
     tail_bytes_max: 1 << 20,
     read_ahead_bytes_max: 1 << 20,
@@ -242,7 +243,7 @@ async fn a_full_queue_refuses_the_whole_call_and_takes_the_next() {
     let limits = EngineLimits {
         writer: WriterLimits {
             queue_bytes_max: 1500,
-            batch_bytes_max: 1 << 20,
+            ..LIMITS.writer
         },
         ..LIMITS
     };
@@ -290,14 +291,41 @@ async fn a_journal_that_cannot_append_is_noticed_while_nobody_appends() {
     let running = start(LIMITS).await;
     let watched = || Arc::<FaultJournal<_>>::clone(&running.journal);
     let stop = CancellationToken::new();
-    let watch = spawn(super::writer::watch(watched(), stop.clone()));
+    let limit = LIMITS.writer.write_timeout;
+    let watch = spawn(super::writer::watch(watched(), limit, stop.clone()));
     tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(!watch.is_finished());
     running.fault.fail_append(1, AppendFailure::Fault);
     running.journal.append(Batch::default()).await.unwrap_err();
     watch.await.unwrap().unwrap_err();
     stop.cancel();
-    super::writer::watch(watched(), stop).await.unwrap();
+    super::writer::watch(watched(), limit, stop).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_does_not_end_is_a_failed_one() {
+    for hold in [Hold::BeforeWrite, Hold::BeforeAnswer] {
+        let running = start(LIMITS).await;
+        running.fault.hold(hold);
+        let refused = ingest(&running.engine, &["a"]).await;
+        assert!(matches!(
+            refused,
+            Err(IngestError::Append(AppendError::OutcomeUnknown))
+        ));
+        let failed = running.writer.await.unwrap().unwrap_err();
+        let said = format!("{failed:#}");
+        assert!(said.contains("a write had not ended after 60s"), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_that_does_not_answer_is_noticed_while_nobody_appends() {
+    let running = start(LIMITS).await;
+    let journal = Arc::<FaultJournal<_>>::clone(&running.journal);
+    running.fault.hold(Hold::BeforeWrite);
+    let limit = LIMITS.writer.write_timeout;
+    let watch = super::writer::watch(journal, limit, CancellationToken::new());
+    watch.await.unwrap_err();
 }
 
 #[tokio::test]
