@@ -40,8 +40,8 @@ use tonic_types::StatusExt as _;
 use crate::disk::{check, run};
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, Process, Random, Reader, Server, as_subscription, commit_request, earliest,
-    eventually, everything, following, ingest_request, is_gone, say, setting, within,
+    self, Launch, Process, Random, Reader, Server, answered, as_subscription, commit_request,
+    earliest, eventually, everything, following, ingest_request, is_gone, say, setting, within,
 };
 
 const CALLERS: u64 = 4;
@@ -181,9 +181,8 @@ async fn cycle(fault: Fault, scratch: &Path, random: &mut Random) -> (String, us
     let others = Others::start(&server).await;
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let client = EventServiceClient::new(server.new_channel().await);
         callers.spawn(call(
-            client,
+            server.new_channel().await,
             Arc::clone(&known),
             caller << 32,
             1 + caller * 6,
@@ -259,17 +258,12 @@ fn is_void(fault: Fault, process: &Process) -> bool {
 }
 
 /// Ingests until a call fails.
-async fn call(
-    mut client: EventServiceClient<Channel>,
-    known: Arc<Known>,
-    mut next: u64,
-    batch: u64,
-) {
+async fn call(channel: Channel, known: Arc<Known>, mut next: u64, batch: u64) {
     loop {
         let numbers = next..next + batch;
         next += batch;
         let was_failed = known.is_failed.load(Ordering::Relaxed);
-        match ingest(&mut client, numbers.clone()).await {
+        match ingest(&channel, numbers.clone()).await {
             Ok(results) => {
                 assert!(!was_failed, "accepted after a failed flush: {results:?}");
                 known.events.fetch_add(results.len(), Ordering::Relaxed);
@@ -293,10 +287,11 @@ async fn call(
 }
 
 async fn ingest(
-    client: &mut EventServiceClient<Channel>,
+    channel: &Channel,
     numbers: impl Iterator<Item = u64>,
 ) -> Result<Vec<v1::IngestResult>, Status> {
-    let answer = within(client.ingest(ingest_request(numbers))).await?;
+    let mut client = EventServiceClient::new(channel.clone());
+    let answer = answered(channel, client.ingest(ingest_request(numbers))).await?;
     Ok(answer.into_inner().results)
 }
 
@@ -340,7 +335,7 @@ impl Others {
         let health = within(health.watch(HealthCheckRequest::default())).await;
         Self {
             follower: alone(follow(follower)),
-            subscriber: alone(commit(subscriber, server.subscriptions())),
+            subscriber: alone(commit(subscriber, server.channel())),
             health: alone(last_health(health.unwrap().into_inner())),
         }
     }
@@ -385,7 +380,8 @@ async fn follow(mut reader: Reader) -> Followed {
     }
 }
 
-async fn commit(mut reader: Reader, mut client: SubscriptionServiceClient<Channel>) -> Committed {
+async fn commit(mut reader: Reader, channel: Channel) -> Committed {
+    let mut client = SubscriptionServiceClient::new(channel.clone());
     let session = reader.confirmation().await.session;
     let mut committed = Committed::default();
     while let Ok(Some(message)) = reader.next().await {
@@ -394,7 +390,7 @@ async fn commit(mut reader: Reader, mut client: SubscriptionServiceClient<Channe
         };
         committed.asked = batch.events.last().unwrap().cursor.clone();
         let request = commit_request(SUBSCRIPTION, &session, &committed.asked);
-        if within(client.commit(request)).await.is_err() {
+        if answered(&channel, client.commit(request)).await.is_err() {
             break;
         }
         committed.answered.clone_from(&committed.asked);
@@ -473,7 +469,7 @@ async fn start_with_faults(fault: Fault, launch: &Launch, control: &str, random:
 /// What had no answer is taken, or was kept and is named.
 async fn send_again(server: &Server, unknown: &[u64], journal: &HashMap<u64, u64>) {
     for numbers in unknown.chunks(500) {
-        let results = ingest(&mut server.events(), numbers.iter().copied()).await;
+        let results = ingest(&server.channel(), numbers.iter().copied()).await;
         for (number, result) in numbers.iter().zip(results.unwrap()) {
             let expected = match journal.get(number) {
                 Some(sequence) => (v1::IngestStatus::Duplicate, *sequence),

@@ -22,8 +22,8 @@ use tonic::transport::Channel;
 
 use crate::fixtures;
 use crate::harness::{
-    self, Launch, Random, Server, Start, after, earliest, ingest_request, say, setting, to_head,
-    within,
+    self, Launch, Random, Server, Start, after, answered, earliest, ingest_request, say, setting,
+    to_head, within,
 };
 
 /// Callers at once. Half of them send one event at a time.
@@ -164,7 +164,7 @@ async fn ingest_and_kill(
             server.new_channel().await
         };
         let caller = Caller {
-            client: EventServiceClient::new(channel),
+            channel,
             one_by_one: index < CALLERS / 2,
             kept: Arc::clone(&kept),
             accepted: Arc::clone(&accepted),
@@ -210,7 +210,7 @@ async fn ingest_and_kill(
 }
 
 struct Caller {
-    client: EventServiceClient<Channel>,
+    channel: Channel,
     one_by_one: bool,
     kept: Arc<Vec<Number>>,
     accepted: Arc<AtomicUsize>,
@@ -238,7 +238,7 @@ impl Caller {
             {
                 numbers.insert(0, *number);
             }
-            let Ok(results) = ingest(&mut self.client, &numbers).await else {
+            let Ok(results) = ingest(&self.channel, &numbers).await else {
                 // The process is gone: whether these were kept is not known.
                 seen.unknown.extend(numbers);
                 seen.next = self.next;
@@ -259,11 +259,13 @@ impl Caller {
 }
 
 async fn ingest(
-    client: &mut EventServiceClient<Channel>,
+    channel: &Channel,
     numbers: &[Number],
 ) -> Result<Vec<v1::IngestResult>, tonic::Status> {
     let request = ingest_request(numbers.iter().copied());
-    let response = within(client.ingest(request)).await?.into_inner();
+    let mut client = EventServiceClient::new(channel.clone());
+    let answer = answered(channel, client.ingest(request)).await?;
+    let response = answer.into_inner();
     assert_eq!(response.results.len(), numbers.len());
     Ok(response.results)
 }
@@ -332,7 +334,7 @@ async fn check_new(server: &Server, model: &mut Model, counts: &mut Counts) {
 async fn resend_unknown(server: &Server, model: &mut Model, counts: &mut Counts) {
     let unknown = std::mem::take(&mut model.unknown);
     for numbers in unknown.chunks(500) {
-        let results = ingest(&mut server.events(), numbers).await.unwrap();
+        let results = ingest(&server.channel(), numbers).await.unwrap();
         for (number, result) in numbers.iter().zip(results) {
             counts.resent += 1;
             let known = model.sequences.get(number).copied();

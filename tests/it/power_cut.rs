@@ -196,9 +196,9 @@ fn copy_held_still(server: &Server, image: &Path, copy: &Path) {
 async fn start_callers(server: &Server, answered: &Answered, first_number: u64) -> JoinSet<()> {
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let client = EventServiceClient::new(server.new_channel().await);
+        let channel = server.new_channel().await;
         let numbers = (caller << 32) + first_number;
-        callers.spawn(call(client, Arc::clone(answered), numbers, 1 + caller * 3));
+        callers.spawn(call(channel, Arc::clone(answered), numbers, 1 + caller * 3));
     }
     callers.spawn(commit(server.new_channel().await, Arc::clone(answered)));
     callers
@@ -207,9 +207,9 @@ async fn start_callers(server: &Server, answered: &Answered, first_number: u64) 
 /// Reads as the subscription and commits each batch, until the server is gone.
 async fn commit(channel: Channel, answered: Answered) {
     let mut events = EventServiceClient::new(channel.clone());
-    let mut subscriptions = SubscriptionServiceClient::new(channel);
+    let mut subscriptions = SubscriptionServiceClient::new(channel.clone());
     let request = as_subscription(SUBSCRIPTION, "power cut");
-    let Ok(stream) = within(events.subscribe(request)).await else {
+    let Ok(stream) = harness::answered(&channel, events.subscribe(request)).await else {
         return;
     };
     let mut stream = stream.into_inner();
@@ -220,7 +220,10 @@ async fn commit(channel: Channel, answered: Answered) {
             Message::Batch(batch) => {
                 let last = batch.events.last().unwrap();
                 let request = commit_request(SUBSCRIPTION, &session, &last.cursor);
-                if within(subscriptions.commit(request)).await.is_err() {
+                if harness::answered(&channel, subscriptions.commit(request))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 answered.lock().unwrap().committed = last.sequence;
@@ -231,17 +234,13 @@ async fn commit(channel: Channel, answered: Answered) {
 }
 
 /// Ingests until the server is gone.
-async fn call(
-    mut client: EventServiceClient<Channel>,
-    answered: Answered,
-    mut next: u64,
-    batch: u64,
-) {
+async fn call(channel: Channel, answered: Answered, mut next: u64, batch: u64) {
+    let mut client = EventServiceClient::new(channel.clone());
     loop {
         let numbers = next..next + batch;
         next += batch;
         let request = ingest_request(numbers.clone());
-        let Ok(response) = within(client.ingest(request)).await else {
+        let Ok(response) = harness::answered(&channel, client.ingest(request)).await else {
             return;
         };
         let mut answered = answered.lock().unwrap();

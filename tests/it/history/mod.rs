@@ -26,8 +26,8 @@ use tonic_types::StatusExt as _;
 use self::model::{Commit, Committed, History, Ingest, List, Number, Said, Span, Stream, Wanted};
 use crate::fixtures::{self, Kind};
 use crate::harness::{
-    Launch, Random, Server, Start, after, as_subscription, commit_request, earliest, everything,
-    ingest_request, is_gone, say, scratch, setting, within,
+    Launch, Random, Server, Start, after, answered, as_subscription, commit_request, earliest,
+    everything, ingest_request, is_gone, say, scratch, setting,
 };
 
 const INGESTERS: u64 = 3;
@@ -167,7 +167,8 @@ impl Work {
         old.extend(&numbers);
         let request = ingest_request(numbers.iter().copied());
         let called = self.recorder.now();
-        let answer = within(EventServiceClient::new(self.channel.clone()).ingest(request)).await;
+        let mut client = EventServiceClient::new(self.channel.clone());
+        let answer = answered(&self.channel, client.ingest(request)).await;
         let span = self.span(called);
         let said = match &answer {
             Ok(answer) => Some(answer.get_ref().results.iter().map(said).collect()),
@@ -228,7 +229,7 @@ impl Work {
         };
         let called = self.recorder.now();
         let mut events = EventServiceClient::new(self.channel.clone());
-        let confirmed = within(async {
+        let confirmed = answered(&self.channel, async {
             let mut messages = events.subscribe(request).await?.into_inner();
             let first = messages.message().await?;
             Ok::<_, Status>((messages, first))
@@ -324,7 +325,7 @@ impl Work {
         let request = commit_request(&name, &session, &cursor);
         let called = self.recorder.now();
         let mut client = SubscriptionServiceClient::new(self.channel.clone());
-        let answer = within(client.commit(request)).await;
+        let answer = answered(&self.channel, client.commit(request)).await;
         let span = self.span(called);
         let outcome = match &answer {
             Ok(_) => Committed::Done,
@@ -378,7 +379,7 @@ impl Work {
                 page_token,
                 ..v1::ListEventsRequest::default()
             };
-            let page = match within(client.list_events(request)).await {
+            let page = match answered(&self.channel, client.list_events(request)).await {
                 Ok(page) => page.into_inner(),
                 Err(status) if is_gone(&status) => return Err(Gone),
                 Err(status) => panic!("{status:?}"),
