@@ -8,6 +8,7 @@ was done is printed; anything that is not as the contract says ends with an erro
 usage: interop.py SERVER_BINARY SCRATCH_DIRECTORY
 """
 
+import atexit
 import base64
 import json
 import os
@@ -98,6 +99,8 @@ class Server:
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
             env=environment, text=True,
         )
+        # Also when a check fails.
+        atexit.register(self.process.kill)
         lines = queue.Queue()
 
         def read():
