@@ -23,6 +23,14 @@ pub(super) type Flush = oneshot::Sender<Result<(), ClientError>>;
 type UnderWay = (String, Pin<Box<dyn Future<Output = Outcome> + Send>>);
 type Outcome = Result<(), ClientError>;
 
+/// What the caller noted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Noted {
+    /// How often the stream was read anew: places of different readings have no order.
+    pub(super) reading: u64,
+    pub(super) place: Place,
+}
+
 /// How far a session has come.
 #[derive(Debug)]
 struct Session {
@@ -36,10 +44,12 @@ pub(super) struct Commits<C> {
     id: String,
     interval: Duration,
     answer_timeout: Duration,
-    noted: watch::Receiver<Place>,
+    noted: watch::Receiver<Noted>,
     asked: mpsc::Receiver<Flush>,
     waiting: Vec<Flush>,
-    /// What is to be committed; only moves on.
+    /// See [`Noted`].
+    reading: u64,
+    /// What is to be committed; only moves on, within one reading.
     target: Place,
     /// The cursor that the server has.
     committed: String,
@@ -56,7 +66,7 @@ impl<C: Calls> Commits<C> {
     pub(super) fn new(
         id: String,
         options: &ClientOptions,
-        noted: watch::Receiver<Place>,
+        noted: watch::Receiver<Noted>,
         asked: mpsc::Receiver<Flush>,
     ) -> Self {
         Self {
@@ -66,6 +76,7 @@ impl<C: Calls> Commits<C> {
             noted,
             asked,
             waiting: Vec::new(),
+            reading: 0,
             target: Place::default(),
             committed: String::new(),
             session: None,
@@ -104,10 +115,19 @@ impl<C: Calls> Commits<C> {
         let call = calls.commit(self.request(session, &cursor));
         done_or_behind(answered(self.answer_timeout, call).await)?;
         self.committed = cursor;
-        // Whether the server hears the call that comes now is known only by its answer, and with it
-        // the session ends.
-        self.session = None;
         Ok(())
+    }
+
+    /// The server may have heard that a stream is to begin anew: with that the session ends.
+    pub(super) fn end_session(&mut self) {
+        self.session = None;
+    }
+
+    /// What comes from now on is read from another journal, or through another filter: what was
+    /// noted says nothing of it.
+    pub(super) fn read_anew(&mut self) {
+        self.reading += 1;
+        self.target = Place::default();
     }
 
     /// A stream begins: its session, its place, and whether events that were given come again.
@@ -186,8 +206,8 @@ impl<C: Calls> Commits<C> {
     /// Takes what the caller noted, and answers who waits if it is committed.
     fn look(&mut self) {
         let noted = self.noted.borrow_and_update();
-        if noted.sequence > self.target.sequence {
-            self.target.clone_from(&noted);
+        if noted.reading == self.reading && noted.place.sequence > self.target.sequence {
+            self.target.clone_from(&noted.place);
         }
         drop(noted);
         if self.target.cursor == self.committed {

@@ -30,6 +30,8 @@ pub(super) enum Word {
     Item(Item, Option<String>),
     /// A place that was come to without anything to see.
     Passed(String),
+    /// What follows is read from another journal, or through another filter.
+    Anew,
     /// The last word.
     End(Result<(), ClientError>),
 }
@@ -89,17 +91,24 @@ impl<D: Dial> Driver<D> {
     pub(super) async fn run(mut self) {
         let end = self.read().await;
         let failed = end.clone().err();
-        // If nobody listens any more, this is dropped in a moment.
-        _ = self.words.send(Word::End(end)).await;
-        let Some(mut commits) = self.commits else {
-            return;
+        let words = self.words;
+        let tell = async move {
+            // If nobody listens any more, this is dropped in a moment.
+            _ = words.send(Word::End(end)).await;
         };
-        let error = match failed {
-            // Committing failed, or there will be no connection for it any more.
-            Some(error) if !commits.is_connected() => error,
-            _ => commits.work().await,
+        let commit = async {
+            let Some(mut commits) = self.commits else {
+                return;
+            };
+            let error = match failed {
+                // Committing failed, or there will be no connection for it any more.
+                Some(error) if !commits.is_connected() => error,
+                _ => commits.work().await,
+            };
+            commits.refuse(error).await;
         };
-        commits.refuse(error).await;
+        // Together: the caller may want its commits done before it takes the last word.
+        tokio::join!(tell, commit);
     }
 
     async fn read(&mut self) -> Result<(), ClientError> {
@@ -156,7 +165,13 @@ impl<D: Dial> Driver<D> {
             commits.settle(&calls).await?;
         }
         let bound = self.answer_timeout;
-        let mut messages = answered(bound, calls.subscribe(self.request.clone())).await?;
+        let subscribed = answered(bound, calls.subscribe(self.request.clone())).await;
+        if let Some(commits) = &mut self.commits
+            && !subscribed.as_ref().is_err_and(ClientError::is_of_no_effect)
+        {
+            commits.end_session();
+        }
+        let mut messages = subscribed?;
         let confirmation = match timeout(bound, messages.next()).await {
             Ok(Some(first)) => match first?.message {
                 Some(Message::Confirmation(confirmation)) => confirmation,
@@ -180,6 +195,10 @@ impl<D: Dial> Driver<D> {
             .is_some_and(|before| *before != reads)
         {
             self.given = 0;
+            if let Some(commits) = &mut self.commits {
+                commits.read_anew();
+            }
+            self.give(Word::Anew).await?;
         }
         self.read_before = Some(reads);
         let start = confirmation.start_cursor;

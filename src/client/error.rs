@@ -63,6 +63,13 @@ impl ClientError {
         }
     }
 
+    /// Whether the server refused a call to subscribe before it took anything of it in: a session
+    /// that there was goes on.
+    pub(super) fn is_of_no_effect(&self) -> bool {
+        use v1::ErrorReason::{JournalUnavailable, LimitReached};
+        matches!(self.reason(), Some(LimitReached | JournalUnavailable))
+    }
+
     pub(super) fn unreachable(error: &(dyn Error + 'static)) -> Self {
         Self::Unreachable {
             cause: innermost(error),

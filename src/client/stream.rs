@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::commits::{Commits, Flush};
+use super::commits::{Commits, Flush, Noted};
 use super::driver::{Driver, Word};
 use super::{ClientError, ClientOptions, Dial};
 use crate::wire::v1;
@@ -67,7 +67,7 @@ impl From<&v1::Gap> for Place {
 #[derive(Debug)]
 pub struct EventStream {
     words: mpsc::Receiver<Word>,
-    noted: watch::Sender<Place>,
+    noted: watch::Sender<Noted>,
     /// `None` where there is no subscription, so nothing to commit.
     flushes: Option<mpsc::Sender<Flush>>,
     cursor: Option<String>,
@@ -84,7 +84,7 @@ impl EventStream {
         request: v1::SubscribeRequest,
     ) -> Self {
         let (sender, words) = mpsc::channel(WORDS_READY);
-        let (noted, places) = watch::channel(Place::default());
+        let (noted, places) = watch::channel(Noted::default());
         let flush_timeout = options.answer_timeout;
         let (flushes, commits) = match &request.start {
             Some(Start::SubscriptionId(id)) => {
@@ -129,6 +129,10 @@ impl EventStream {
                     return Ok(Some(item));
                 }
                 Word::Passed(cursor) => self.cursor = Some(cursor),
+                Word::Anew => self.noted.send_modify(|noted| {
+                    noted.reading += 1;
+                    noted.place = Place::default();
+                }),
                 Word::End(end) => self.end = Some(end),
             }
         }
@@ -144,14 +148,16 @@ impl EventStream {
     /// nothing: it is committed in the background, at once or after the options' interval.
     ///
     /// A place before one that was noted already changes nothing. When all that was given is noted,
-    /// the committed place also moves on over events that the filter leaves out. Without a
+    /// the committed place also moves on over events that the filter leaves out. When the filter is
+    /// changed meanwhile, what was noted and not committed yet is forgotten: the new one may have let
+    /// through what lies before it. Without a
     /// subscription there is no place to keep, and this does nothing.
     pub fn commit(&self, place: impl Into<Place>) {
         let place = place.into();
         self.noted.send_if_modified(|noted| {
-            let is_later = place.sequence > noted.sequence;
+            let is_later = place.sequence > noted.place.sequence;
             if is_later {
-                *noted = place;
+                noted.place = place;
             }
             is_later
         });

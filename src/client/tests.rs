@@ -173,6 +173,17 @@ fn confirmed(start: u64, session: &str) -> Step {
     }))
 }
 
+/// The same, for a stream whose filter was changed.
+fn through_another_filter(start: u64, session: &str) -> Step {
+    send(Message::Confirmation(v1::Confirmation {
+        start_cursor: format!("c{start}"),
+        effective_filter: Some(v1::Filter::default()),
+        journal_id: "j".to_owned(),
+        session: session.to_owned(),
+        ..v1::Confirmation::default()
+    }))
+}
+
 fn batch(sequences: impl IntoIterator<Item = u64>) -> Step {
     let event = |sequence| v1::StreamedEvent {
         sequence,
@@ -661,20 +672,13 @@ async fn a_session_that_was_never_told_of_does_not_fence_the_reader_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn another_filter_may_let_through_what_lies_before_the_last_event() {
-    let changed = send(Message::Confirmation(v1::Confirmation {
-        start_cursor: "c0".to_owned(),
-        effective_filter: Some(v1::Filter::default()),
-        journal_id: "j".to_owned(),
-        session: "s2".to_owned(),
-        ..v1::Confirmation::default()
-    }));
     let server = Server::new([
         streams([
             confirmed(0, "s1"),
             batch([1, 5]),
             ending(5, v1::EndingReason::SubscriptionChanged),
         ]),
-        streams([changed, batch([3, 5]), Step::Hang]),
+        streams([through_another_filter(0, "s2"), batch([3, 5]), Step::Hang]),
     ]);
     let mut stream = server.read_as_team();
     gives(&mut stream, &["events 1 5", "events 3 5"]).await;
@@ -718,6 +722,87 @@ async fn commits_go_on_when_all_has_been_given() {
     stream.commit(&event(2));
     stream.close().await.unwrap();
     assert_eq!(server.log(), "subscribe as team\ncommit s1 c2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_noted_is_committed_also_before_the_last_word_is_taken() {
+    let ended = |how: Step| streams([confirmed(0, "s1"), batch([1, 2]), how]);
+    let whole = ending(2, v1::EndingReason::HeadReached);
+    let server = Server::new([ended(whole)]);
+    let mut stream = server.read_as_team();
+    gives(&mut stream, &["events 1 2"]).await;
+    stream.commit(&event(2));
+    stream.flush().await.unwrap();
+    gives(&mut stream, &["end"]).await;
+    assert_eq!(server.log(), "subscribe as team\ncommit s1 c2");
+
+    // Nor does an error that is final, and still to be taken, hide behind the wait.
+    let server = Server::new([ended(Step::Fail(fenced()))]).answering_commits([Err(fenced())]);
+    let mut stream = server.read_as_team();
+    gives(&mut stream, &["events 1 2"]).await;
+    stream.commit(&event(2));
+    let error = stream.flush().await.unwrap_err();
+    assert_eq!(error.reason(), Some(v1::ErrorReason::Fenced));
+    gives(&mut stream, &["error FENCED: no"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_noted_through_another_filter_is_not_committed_any_more() {
+    let server = Server::new([
+        streams([confirmed(0, "s1"), batch([40, 100])]),
+        // What was given comes again, so that what is noted now can't be committed yet.
+        streams([
+            confirmed(0, "s2"),
+            batch([40]),
+            ending(40, v1::EndingReason::SubscriptionChanged),
+        ]),
+        streams([
+            through_another_filter(0, "s3"),
+            batch([45, 50]),
+            batch([110]),
+            caught_up(110),
+            Step::Hang,
+        ]),
+    ]);
+    let mut stream = server.read_as_team();
+    gives(
+        &mut stream,
+        &["events 40 100", "interrupted: the stream broke off"],
+    )
+    .await;
+    stream.commit(&event(100));
+    gives(&mut stream, &["events 45 50", "events 110", "caught up"]).await;
+    sleep(10 * SECOND).await;
+    stream.commit(&event(45));
+    stream.flush().await.unwrap();
+    let log = server.log();
+    let (_, under_new) = log.rsplit_once("subscribe as team\n").unwrap();
+    assert_eq!(under_new, "commit s3 c45");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_want_of_room_ends_no_session() {
+    let server = Server::new([
+        streams([confirmed(0, "s1"), batch([1])]),
+        Scripted::Refuses(refusal(Code::ResourceExhausted, "LIMIT_REACHED", None)),
+        streams([]),
+    ])
+    .answering_commits([Ok(()), Err(fenced())]);
+    let mut stream = server.read_as_team();
+    gives(
+        &mut stream,
+        &[
+            "events 1",
+            "interrupted: the stream broke off",
+            "error FENCED: no",
+        ],
+    )
+    .await;
+    // Asked again whether another reader has come, it throws that one off no more than before.
+    assert_eq!(
+        server.log(),
+        "subscribe as team\ncommit s1 c0\nsubscribe as team\ncommit s1 c0"
+    );
 }
 
 #[tokio::test(start_paused = true)]
