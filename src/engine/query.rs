@@ -91,8 +91,16 @@ pub async fn read_page(
             if record.seq < range.lowest || record.seq > range.highest {
                 return Ok(Page { events, rest: None });
             }
-            let event = parse(&record)?;
-            if passes(&event, &options.filter)? {
+            let looked_at = parse(&record).and_then(|event| {
+                let wanted = passes(&event, &options.filter)?;
+                Ok((event, wanted))
+            });
+            let (event, wanted) = match looked_at {
+                // What lies before the damage is a page; the next one begins with it.
+                Err(_damaged) if !events.is_empty() => break 'page,
+                looked_at => looked_at?,
+            };
+            if wanted {
                 let (len, record_bytes) = (event.wire_len(options.raw), event.record_bytes());
                 let full = events.len() == options.events_max
                     || (!events.is_empty()

@@ -386,7 +386,12 @@ impl EventStream {
             bytes_max: CHUNK.bytes_max.min(2 * self.chunk.bytes_max),
         };
         for record in &records {
-            self.consider(parse(record)?, head)?;
+            let considered = parse(record).and_then(|event| self.consider(event, head));
+            match considered {
+                // What lies before the damage is given first; the next look meets it again.
+                Err(_damaged) if !self.matches.is_empty() => break,
+                considered => considered?,
+            }
         }
         Ok(None)
     }

@@ -9,7 +9,7 @@
 //!
 //! The writer does not linger for more, and knows nothing of what is in a record.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,7 +141,11 @@ impl WriterHandle {
         events: Vec<Prepared>,
         state: Vec<StateChange>,
     ) -> Result<Queued, AppendError> {
-        let bytes: usize = events.iter().map(|event| event.draft.record_bytes()).sum();
+        let records = events.iter().map(|event| event.draft.record_bytes());
+        let rows = state
+            .iter()
+            .map(|change| change.key.len() + change.value.as_ref().map_or(0, Vec::len));
+        let bytes = records.chain(rows).sum();
         let room = self.room.take(bytes)?;
         self.room.tell();
         let (answer, answered) = oneshot::channel();
@@ -267,37 +271,34 @@ impl Writer {
         let time = self
             .last_time
             .max(AppendTime::from_timestamp(self.clock.now()));
-        let calls = calls.into_iter().map(|call| call.seal(time)).collect();
-        let mut batches = VecDeque::from([calls]);
-        while let Some(batch) = batches.pop_front() {
-            let Err((batch, error)) = self.write(time, batch).await? else {
-                continue;
-            };
-            match error {
+        let mut rest: Vec<_> = calls.into_iter().map(|call| call.seal(time)).collect();
+        while !rest.is_empty() {
+            rest = match self.write(time, rest).await? {
+                Written::All => return Ok(()),
                 // What brings no events is not held up.
-                AppendError::StorageFull { .. } => {
+                Written::Full { calls, error } => {
                     let (without_events, with_events): (Vec<_>, Vec<_>) =
-                        batch.into_iter().partition(|call| call.entries.is_empty());
+                        calls.into_iter().partition(|call| call.entries.is_empty());
                     refuse(with_events, &error);
-                    if !without_events.is_empty() {
-                        batches.push_front(without_events);
-                    }
+                    without_events
                 }
                 // Nor is what came with it.
-                AppendError::Damaged { .. } if batch.len() > 1 => {
-                    batches.extend(batch.into_iter().map(|call| vec![call]));
-                }
-                error => {
+                Written::Damaged {
+                    mut calls,
+                    call,
+                    error,
+                } => {
                     tracing::error!(%error, "a call is refused");
-                    refuse(batch, &error);
+                    refuse(vec![calls.remove(call)], &error);
+                    calls
                 }
-            }
+            };
         }
         Ok(())
     }
 
-    /// Writes calls as one batch and answers them. What is refused is given back unanswered, and
-    /// nothing of it was written; after any other failure nobody knows, and everybody is told so.
+    /// Writes calls as one batch and answers them, or gives them back unanswered, and nothing of them
+    /// was written; after any other failure nobody knows, and everybody is told so.
     async fn write(&mut self, time: AppendTime, calls: Vec<Sealed>) -> anyhow::Result<Written> {
         let mut state = State::default();
         state.set(StateChange {
@@ -333,15 +334,20 @@ impl Writer {
                     free_bytes,
                     reserve_bytes,
                 };
-                return Ok(Err((calls, full)));
+                return Ok(Written::Full { calls, error: full });
             }
             Err(journal::AppendError::Damaged { entry, cause }) => {
-                let mut uuids = calls.iter().flat_map(|call| &call.uuids);
-                let damaged = AppendError::Damaged {
-                    uuid: uuids.nth(entry).cloned().unwrap_or_default(),
+                let calls_and_uuids = calls.iter().enumerate();
+                let mut uuids = calls_and_uuids
+                    .flat_map(|(call, sealed)| sealed.uuids.iter().map(move |uuid| (call, uuid)));
+                let (call, uuid) = uuids
+                    .nth(entry)
+                    .expect("the journal names an entry of ours");
+                let error = AppendError::Damaged {
+                    uuid: uuid.clone(),
                     problem: cause.to_string(),
                 };
-                return Ok(Err((calls, damaged)));
+                return Ok(Written::Damaged { calls, call, error });
             }
             Err(error @ journal::AppendError::Fault(_)) => {
                 refuse(calls, &AppendError::OutcomeUnknown);
@@ -372,12 +378,25 @@ impl Writer {
                 .answer
                 .send(Ok(appended.by_ref().take(count).collect()));
         }
-        Ok(Ok(()))
+        Ok(Written::All)
     }
 }
 
 /// What became of a batch: all of it is durable, or it is given back and nothing of it was written.
-type Written = Result<(), (Vec<Sealed>, AppendError)>;
+#[derive(Debug)]
+enum Written {
+    All,
+    Full {
+        calls: Vec<Sealed>,
+        error: AppendError,
+    },
+    /// The `call`-th of them is to blame.
+    Damaged {
+        calls: Vec<Sealed>,
+        call: usize,
+        error: AppendError,
+    },
+}
 
 /// A call whose records have their time.
 #[derive(Debug)]

@@ -382,6 +382,8 @@ async fn a_damaged_key_refuses_its_call_and_holds_up_no_other() {
         }
     }
     assert_eq!(places, [1, 2, 0, 3]);
+    // The first alone, the others together, and again without the one to blame.
+    assert_eq!(running.fault.appends(), 3);
     let answer = ingest(&running.engine, &["c"]).await.unwrap();
     assert!(
         matches!(answer[0].outcome, Outcome::Accepted { seq, .. } if seq.get() == 4),
@@ -446,6 +448,43 @@ async fn append_times_never_go_back_even_over_a_restart() {
     }
 }
 
+/// Appends what is no record.
+async fn append_damaged(memory: &MemoryJournal, number: u8) {
+    let entry = Entry {
+        key: DedupeKey([number; 16]),
+        fingerprint: Fingerprint([number; 17]),
+        record: Bytes::from_static(b"no record"),
+    };
+    let entries = vec![entry];
+    let state = Vec::new();
+    memory.append(Batch { entries, state }).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_lies_before_a_damaged_record_is_given() {
+    let memory = Arc::new(MemoryJournal::new(JOURNAL));
+    let before = start_on(Arc::clone(&memory), LIMITS, 100).await;
+    ingest(&before.engine, &["a", "b"]).await.unwrap();
+    append_damaged(&memory, 1).await;
+    let running = start_on(Arc::clone(&memory), LIMITS, 200).await;
+    let engine = &running.engine;
+    let mut stream = engine.subscribe(from_earliest(AtHead::Stop)).await.unwrap();
+    next(&mut stream).await;
+    assert_eq!(sequences(&next(&mut stream).await), [1, 2]);
+    let damage = stream.next().await.unwrap();
+    assert!(matches!(
+        damage,
+        Err(StreamError::Read(ReadError::Corrupt { seq, .. })) if seq.get() == 3
+    ));
+    let page = engine.list(all()).await.unwrap();
+    assert_eq!(page.events.len(), 2);
+    let rest = List {
+        rest: page.rest,
+        ..all()
+    };
+    assert!(engine.list(rest).await.is_err());
+}
+
 #[tokio::test]
 async fn damage_hides_no_place_of_another_time() {
     let memory = Arc::new(MemoryJournal::new(JOURNAL));
@@ -457,14 +496,7 @@ async fn damage_hides_no_place_of_another_time() {
             .unwrap();
         for _ in 0..damaged_after {
             damaged += 1;
-            let entry = Entry {
-                key: DedupeKey([damaged; 16]),
-                fingerprint: Fingerprint([damaged; 17]),
-                record: Bytes::from_static(b"no record"),
-            };
-            let entries = vec![entry];
-            let state = Vec::new();
-            memory.append(Batch { entries, state }).await.unwrap();
+            append_damaged(&memory, damaged).await;
         }
     }
     // Events at 1, 3 and 7; what is damaged before one counts as old as that.
