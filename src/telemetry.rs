@@ -1,20 +1,29 @@
 //! What the service tells of itself: every metric with its name, unit and help, and the log.
 //!
-//! Names are data here and nowhere else, and label values come from enums, never from input.
+//! Names are data here and nowhere else. Label values come from enums and from the configuration; the
+//! two that come from outside, of applications and of subscriptions, are bounded in number.
 //! Recording never waits. Names none of our other modules.
 
+use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::EnvFilter;
+use metrics_process::Collector;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
+const BUILD: &str = "provident_build_info";
 const EVENTS: &str = "provident_ingested_events_total";
 const CLASSIFIED: &str = "provident_classified_events_total";
+const FAILURES: &str = "provident_application_failures_total";
+const SECURITY: &str = "provident_security_failures_total";
 const FLUSH: &str = "provident_flush_duration_seconds";
 const BATCH_EVENTS: &str = "provident_batch_events";
 const WRITTEN: &str = "provident_written_bytes_total";
@@ -23,12 +32,16 @@ const HEAD: &str = "provident_journal_head_sequence";
 const EARLIEST: &str = "provident_journal_earliest_sequence";
 const OLDEST: &str = "provident_journal_oldest_event_timestamp_seconds";
 const JOURNAL_BYTES: &str = "provident_journal_disk_bytes";
+const VOLUME: &str = "provident_storage_volume_bytes";
+const FREE: &str = "provident_storage_free_bytes";
+const RESERVE: &str = "provident_storage_reserve_bytes";
 const TRIMMED: &str = "provident_trimmed_events_total";
 const READERS: &str = "provident_readers";
 const STREAMED: &str = "provident_streamed_events_total";
 const REFUSED: &str = "provident_refused_calls_total";
 const SUBSCRIPTIONS: &str = "provident_subscriptions";
 const SUBSCRIPTION_LAG: &str = "provident_subscription_lag_events";
+const SUBSCRIPTION_LAG_TIME: &str = "provident_subscription_lag_seconds";
 const COMMITS: &str = "provident_subscription_commits_total";
 const FENCED: &str = "provident_subscription_fenced_readers_total";
 const EXPIRED: &str = "provident_expired_subscriptions_total";
@@ -42,9 +55,294 @@ const SOURCE_LAG: &str = "provident_source_lag_seconds";
 const SOURCE_ERRORS: &str = "provident_source_errors_total";
 const SOURCE_GAPS: &str = "provident_source_gaps_total";
 
-/// Installs the recorder; what it has gathered is rendered by the handle.
-pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new()
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Name, kind, unit, labels, help.
+type Metric = (
+    &'static str,
+    Kind,
+    Unit,
+    &'static [&'static str],
+    &'static str,
+);
+
+/// Every metric but those of the process, which have Prometheus' own names.
+const METRICS: &[Metric] = &[
+    (
+        BUILD,
+        Kind::Gauge,
+        Unit::Count,
+        &["version"],
+        "Always 1; the version is a label",
+    ),
+    (
+        EVENTS,
+        Kind::Counter,
+        Unit::Count,
+        &["intake", "status"],
+        "Events by intake and what became of them",
+    ),
+    (
+        CLASSIFIED,
+        Kind::Counter,
+        Unit::Count,
+        &["verdict", "category", "cause", "disposition"],
+        "Accepted events by verdict, category, cause and disposition",
+    ),
+    (
+        FAILURES,
+        Kind::Counter,
+        Unit::Count,
+        &["application"],
+        "Failures that were accepted, by application; beyond the first 100 applications, and where none is named, \"other\"",
+    ),
+    (
+        SECURITY,
+        Kind::Counter,
+        Unit::Count,
+        &["disposition"],
+        "Accepted failures to take access away, by disposition",
+    ),
+    (
+        FLUSH,
+        Kind::Histogram,
+        Unit::Seconds,
+        &[],
+        "Time that one batch took to be durable",
+    ),
+    (
+        BATCH_EVENTS,
+        Kind::Histogram,
+        Unit::Count,
+        &[],
+        "Events that one flush made durable",
+    ),
+    (
+        WRITTEN,
+        Kind::Counter,
+        Unit::Bytes,
+        &[],
+        "Bytes of records handed to the journal",
+    ),
+    (
+        QUEUE,
+        Kind::Gauge,
+        Unit::Bytes,
+        &[],
+        "Bytes of records that wait to be written",
+    ),
+    (
+        HEAD,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Sequence of the newest durable event",
+    ),
+    (
+        EARLIEST,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Sequence of the oldest event that is kept",
+    ),
+    (
+        OLDEST,
+        Kind::Gauge,
+        Unit::Seconds,
+        &[],
+        "When the oldest event that is kept was appended",
+    ),
+    (
+        JOURNAL_BYTES,
+        Kind::Gauge,
+        Unit::Bytes,
+        &[],
+        "Bytes that the journal takes on its disk",
+    ),
+    (
+        VOLUME,
+        Kind::Gauge,
+        Unit::Bytes,
+        &[],
+        "Bytes that the volume of the journal holds",
+    ),
+    (
+        FREE,
+        Kind::Gauge,
+        Unit::Bytes,
+        &[],
+        "Bytes that are free on the volume of the journal",
+    ),
+    (
+        RESERVE,
+        Kind::Gauge,
+        Unit::Bytes,
+        &[],
+        "Bytes that are to stay free: with less, events are refused",
+    ),
+    (
+        TRIMMED,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Events removed by retention",
+    ),
+    (
+        READERS,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Open Subscribe streams",
+    ),
+    (
+        STREAMED,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Events sent on Subscribe streams",
+    ),
+    (
+        REFUSED,
+        Kind::Counter,
+        Unit::Count,
+        &["reason"],
+        "Calls refused, by reason",
+    ),
+    (
+        SUBSCRIPTIONS,
+        Kind::Gauge,
+        Unit::Count,
+        &[],
+        "Named subscriptions",
+    ),
+    (
+        SUBSCRIPTION_LAG,
+        Kind::Gauge,
+        Unit::Count,
+        &["subscription"],
+        "Events behind the committed place of a subscription",
+    ),
+    (
+        SUBSCRIPTION_LAG_TIME,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["subscription"],
+        "Age of the oldest event that a subscription has not committed; 0 where there is none",
+    ),
+    (
+        COMMITS,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Commits of subscriptions",
+    ),
+    (
+        FENCED,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Readers of a subscription that were thrown off by another reader",
+    ),
+    (
+        EXPIRED,
+        Kind::Counter,
+        Unit::Count,
+        &[],
+        "Subscriptions deleted because nobody used them",
+    ),
+    (
+        DELIVERIES,
+        Kind::Counter,
+        Unit::Count,
+        &["status"],
+        "Deliveries to the event hook endpoint, by HTTP status",
+    ),
+    (
+        DELIVERY,
+        Kind::Histogram,
+        Unit::Seconds,
+        &[],
+        "Time that one delivery took to be answered",
+    ),
+    (
+        POLLS,
+        Kind::Counter,
+        Unit::Count,
+        &["org", "answer"],
+        "Requests to the System Log, by org and what came of them",
+    ),
+    (
+        SOURCE_WELL,
+        Kind::Gauge,
+        Unit::Count,
+        &["intake", "org"],
+        "1 while a source brings events and nothing fails for too long, else 0",
+    ),
+    (
+        SOURCE_SUCCESS,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["intake", "org"],
+        "When a source last took something in",
+    ),
+    (
+        SOURCE_EVENT,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["intake", "org"],
+        "When a source last brought an event",
+    ),
+    (
+        SOURCE_LAG,
+        Kind::Gauge,
+        Unit::Seconds,
+        &["intake", "org"],
+        "How old the newest event of a source was when it came; 0 where nothing more was to come",
+    ),
+    (
+        SOURCE_ERRORS,
+        Kind::Counter,
+        Unit::Count,
+        &["intake", "org"],
+        "Failures of a source",
+    ),
+    (
+        SOURCE_GAPS,
+        Kind::Counter,
+        Unit::Count,
+        &["intake", "org"],
+        "How often a stored place in a System Log was lost, so that events may be missing",
+    ),
+];
+
+/// What the recorder has gathered. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    recorded: PrometheusHandle,
+    process: Collector,
+}
+
+impl Metrics {
+    /// All of it in Prometheus' text format, the process's own figures as they are now.
+    pub fn render(&self) -> String {
+        self.process.collect();
+        self.recorded.render()
+    }
+
+    /// Histograms grow until they are read or looked after.
+    pub fn upkeep(&self) {
+        self.recorded.run_upkeep();
+    }
+}
+
+/// Installs the recorder.
+pub fn install_metrics() -> Result<Metrics, BuildError> {
+    let recorded = PrometheusBuilder::new()
         // A flush takes 0.1 ms on a good disk and seconds on a dying one.
         .set_buckets_for_metric(
             Matcher::Full(FLUSH.to_owned()),
@@ -64,9 +362,17 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
             ],
         )?
         .install_recorder()?;
-    describe_events();
-    describe_intakes();
+    for (name, kind, unit, _, help) in METRICS {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *unit, *help),
+            Kind::Gauge => describe_gauge!(*name, *unit, *help),
+            Kind::Histogram => describe_histogram!(*name, *unit, *help),
+        }
+    }
+    let process = Collector::default();
+    process.describe();
     // Known from the start, so that a rate over them is zero and not absent.
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     gauge!(QUEUE).set(0.0);
     gauge!(READERS).set(0.0);
     counter!(STREAMED).increment(0);
@@ -75,121 +381,7 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     counter!(TRIMMED).increment(0);
     counter!(FENCED).increment(0);
     counter!(EXPIRED).increment(0);
-    Ok(handle)
-}
-
-fn describe_events() {
-    describe_counter!(
-        EVENTS,
-        Unit::Count,
-        "Events by intake and what became of them"
-    );
-    describe_counter!(
-        CLASSIFIED,
-        Unit::Count,
-        "Accepted events by verdict, category, cause and disposition"
-    );
-    describe_histogram!(
-        FLUSH,
-        Unit::Seconds,
-        "Time that one batch took to be durable"
-    );
-    describe_histogram!(
-        BATCH_EVENTS,
-        Unit::Count,
-        "Events that one flush made durable"
-    );
-    describe_counter!(
-        WRITTEN,
-        Unit::Bytes,
-        "Bytes of records handed to the journal"
-    );
-    describe_gauge!(
-        QUEUE,
-        Unit::Bytes,
-        "Bytes of records that wait to be written"
-    );
-    describe_gauge!(HEAD, Unit::Count, "Sequence of the newest durable event");
-    describe_gauge!(
-        EARLIEST,
-        Unit::Count,
-        "Sequence of the oldest event that is kept"
-    );
-    describe_gauge!(
-        OLDEST,
-        Unit::Seconds,
-        "When the oldest event that is kept was appended"
-    );
-    describe_gauge!(
-        JOURNAL_BYTES,
-        Unit::Bytes,
-        "Bytes that the journal takes on its disk"
-    );
-    describe_counter!(TRIMMED, Unit::Count, "Events removed by retention");
-    describe_gauge!(READERS, Unit::Count, "Open Subscribe streams");
-    describe_counter!(STREAMED, Unit::Count, "Events sent on Subscribe streams");
-    describe_counter!(REFUSED, Unit::Count, "Calls refused, by reason");
-    describe_gauge!(SUBSCRIPTIONS, Unit::Count, "Named subscriptions");
-    describe_gauge!(
-        SUBSCRIPTION_LAG,
-        Unit::Count,
-        "Events behind the committed place of the subscription that is furthest behind"
-    );
-    describe_counter!(COMMITS, Unit::Count, "Commits of subscriptions");
-    describe_counter!(
-        FENCED,
-        Unit::Count,
-        "Readers of a subscription that were thrown off by another reader"
-    );
-    describe_counter!(
-        EXPIRED,
-        Unit::Count,
-        "Subscriptions deleted because nobody used them"
-    );
-}
-
-fn describe_intakes() {
-    describe_counter!(
-        DELIVERIES,
-        Unit::Count,
-        "Deliveries to the event hook endpoint, by HTTP status"
-    );
-    describe_histogram!(
-        DELIVERY,
-        Unit::Seconds,
-        "Time that one delivery took to be answered"
-    );
-    describe_counter!(
-        POLLS,
-        Unit::Count,
-        "Requests to the System Log, by org and what came of them"
-    );
-    describe_gauge!(
-        SOURCE_WELL,
-        Unit::Count,
-        "1 while a source brings events and nothing fails for too long, else 0"
-    );
-    describe_gauge!(
-        SOURCE_SUCCESS,
-        Unit::Seconds,
-        "When a source last took something in"
-    );
-    describe_gauge!(
-        SOURCE_EVENT,
-        Unit::Seconds,
-        "When a source last brought an event"
-    );
-    describe_gauge!(
-        SOURCE_LAG,
-        Unit::Seconds,
-        "How old the newest event of a source was when it came; 0 where nothing more was to come"
-    );
-    describe_counter!(SOURCE_ERRORS, Unit::Count, "Failures of a source");
-    describe_counter!(
-        SOURCE_GAPS,
-        Unit::Count,
-        "How often a stored place in a System Log was lost, so that events may be missing"
-    );
+    Ok(Metrics { recorded, process })
 }
 
 pub fn ingested(intake: &'static str, status: &'static str, events: u64) {
@@ -209,6 +401,37 @@ pub fn classified(
     .increment(1);
 }
 
+/// Counts a failure of an application, whose name comes with the event.
+pub fn application_failed(name: Option<&str>) {
+    static NAMES: FirstNames = FirstNames::new();
+    let name = name.filter(|name| NAMES.take(name)).unwrap_or("other");
+    counter!(FAILURES, "application" => name.to_owned()).increment(1);
+}
+
+/// Counts a failure to take access away.
+pub fn access_left(disposition: &'static str) {
+    counter!(SECURITY, "disposition" => disposition).increment(1);
+}
+
+/// Names from outside that have a series of their own: the first [`FirstNames::MAX`], since each one
+/// costs whoever scrapes and stores it, and nobody knows how many will come.
+struct FirstNames(Mutex<BTreeSet<String>>);
+
+impl FirstNames {
+    const MAX: usize = 100;
+
+    const fn new() -> Self {
+        Self(Mutex::new(BTreeSet::new()))
+    }
+
+    /// Whether a name is, or now becomes, one of them.
+    fn take(&self, name: &str) -> bool {
+        // Each change is one insertion, so a panic elsewhere leaves nothing half done.
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        names.contains(name) || (names.len() < Self::MAX && names.insert(name.to_owned()))
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
 pub fn flushed(took: Duration, events: usize, bytes: usize) {
     histogram!(FLUSH).record(took);
@@ -224,6 +447,19 @@ pub fn queue_bytes(bytes: usize) {
 #[expect(clippy::cast_precision_loss, reason = "sequences far below 2^52")]
 pub fn head(sequence: u64) {
     gauge!(HEAD).set(sequence as f64);
+}
+
+/// What appends leave free on the volume.
+#[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
+pub fn storage_reserve(bytes: u64) {
+    gauge!(RESERVE).set(bytes as f64);
+}
+
+/// The volume of the journal.
+#[expect(clippy::cast_precision_loss, reason = "bytes far below 2^52")]
+pub fn storage(volume_bytes: u64, free_bytes: u64) {
+    gauge!(VOLUME).set(volume_bytes as f64);
+    gauge!(FREE).set(free_bytes as f64);
 }
 
 /// What is kept: the earliest sequence, when that event was appended (if there is one), and what it
@@ -268,9 +504,20 @@ pub fn subscriptions(count: usize) {
     gauge!(SUBSCRIPTIONS).set(count as f64);
 }
 
+/// How far behind a subscription is; `None` when it is gone, or where nobody can tell.
 #[expect(clippy::cast_precision_loss, reason = "sequences far below 2^52")]
-pub fn subscription_lag(events: u64) {
-    gauge!(SUBSCRIPTION_LAG).set(events as f64);
+pub fn subscription_lag(id: &str, lag: Option<(u64, Option<Duration>)>) {
+    static NAMES: FirstNames = FirstNames::new();
+    if !NAMES.take(id) {
+        return;
+    }
+    // A series can't be taken back; what is no number calls nobody.
+    let (events, time) = lag.map_or((f64::NAN, f64::NAN), |(events, time)| {
+        let time = time.map_or(f64::NAN, |time| time.as_secs_f64());
+        (events as f64, time)
+    });
+    gauge!(SUBSCRIPTION_LAG, "subscription" => id.to_owned()).set(events);
+    gauge!(SUBSCRIPTION_LAG_TIME, "subscription" => id.to_owned()).set(time);
 }
 
 pub fn committed() {
@@ -338,25 +585,111 @@ pub enum LogFormat {
 /// and what is wrong with a certificate is told by whoever asked.
 const QUIET: &str = "fjall=warn,lsm_tree=warn,rustls_platform_verifier=off";
 
+/// The log of this process: what of it is written can be changed while it runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Log {
+    level: Arc<Mutex<String>>,
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl Log {
+    /// The level, or filter directives, that count now.
+    pub fn level(&self) -> String {
+        self.lock().clone()
+    }
+
+    /// Lets another level, or other filter directives, count from now on.
+    ///
+    /// # Errors
+    /// If `level` is no filter directive; then the one before counts on.
+    pub fn set_level(&self, level: &str) -> Result<(), ParseError> {
+        let filter = filter(level)?;
+        let mut current = self.lock();
+        // Fails only when the log is gone, as the process is then.
+        if self.filter.reload(filter).is_ok() {
+            level.clone_into(&mut current);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, String> {
+        // Only ever replaced as a whole.
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn filter(level: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::builder().parse(format!("{QUIET},{level}"))
+}
+
 /// Starts logging to standard error. What `level` says of a module counts over what we say.
 ///
 /// # Errors
 /// If `level` is no filter directive.
-pub fn install_log(level: &str, format: LogFormat) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(format!("{QUIET},{level}"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+pub fn install_log(level: &str, format: LogFormat) -> Result<Log, ParseError> {
+    let (filter, reload) = reload::Layer::new(filter(level)?);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // Where the log can't be written (a full disk), saying so in the same place would panic.
         .log_internal_errors(false);
+    let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Text => {
-            builder
-                .with_target(false)
-                .with_ansi(std::io::stderr().is_terminal())
-                .init();
-        }
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => registry
+            .with(
+                lines
+                    .with_target(false)
+                    .with_ansi(std::io::stderr().is_terminal()),
+            )
+            .init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
     }
-    Ok(())
+    Ok(Log {
+        level: Arc::new(Mutex::new(level.to_owned())),
+        filter: reload,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    /// Whoever alerts on a metric finds it under its name after an upgrade, or sees the change here.
+    #[test]
+    fn the_metrics_are_those_of_the_list() {
+        let mut list = String::new();
+        for (name, kind, unit, labels, help) in METRICS {
+            let (kind, unit) = (format!("{kind:?}").to_lowercase(), unit.as_str());
+            let labels = labels.join(",");
+            writeln!(list, "{name}{{{labels}}} {kind} {unit}: {help}").unwrap();
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/metrics.txt");
+        if std::env::var_os("PROVIDENT_WRITE_GOLDEN").is_some() {
+            std::fs::write(path, &list).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), list);
+    }
+
+    #[test]
+    fn names_and_units_are_by_the_convention() {
+        for (name, kind, unit, labels, help) in METRICS {
+            assert!(name.starts_with("provident_"), "{name}");
+            let ends = |end: &str| name.ends_with(end);
+            assert_eq!(ends("_total"), matches!(kind, Kind::Counter), "{name}");
+            let stem = name.trim_end_matches("_total");
+            assert_eq!(stem.ends_with("_seconds"), *unit == Unit::Seconds, "{name}");
+            assert_eq!(stem.ends_with("_bytes"), *unit == Unit::Bytes, "{name}");
+            assert!(!help.is_empty() && !help.ends_with('.'), "{name}: {help}");
+            assert!(labels.iter().all(|label| *label != "le"), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_from_outside_are_bounded_in_number() {
+        let names = FirstNames::new();
+        let taken = (0..2 * FirstNames::MAX).filter(|name| names.take(&name.to_string()));
+        assert_eq!(taken.count(), FirstNames::MAX);
+        assert!(names.take("0"));
+    }
 }

@@ -209,7 +209,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 
 fn serve(flags: Flags) -> anyhow::Result<()> {
     let config = Config::load(flags)?.config;
-    telemetry::install_log(
+    let log = telemetry::install_log(
         config.log.level.as_str(),
         match config.log.format {
             config::LogFormat::Text => telemetry::LogFormat::Text,
@@ -220,7 +220,7 @@ fn serve(flags: Flags) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    let served = runtime.block_on(crate::server::serve(config));
+    let served = runtime.block_on(crate::server::serve(config, log));
     // Whatever still runs was given its time; a flush that hangs must not hold the process.
     runtime.shutdown_background();
     served

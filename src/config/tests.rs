@@ -99,6 +99,15 @@ fn what_is_shown_is_a_file_that_gives_the_same() {
 }
 
 #[test]
+fn lengths_of_time_are_shown_as_people_write_them() {
+    for text in ["0s", "250ms", "90s", "90m", "36h", "100days", "1ns"] {
+        let file = format!("[retention]\nage_max = '{text}'");
+        let shown = load(&file, &[], &[]).unwrap().to_toml(false);
+        assert!(shown.contains(&format!("age_max = \"{text}\"")), "{shown}");
+    }
+}
+
+#[test]
 fn every_option_has_a_variable_of_its_own() {
     let mut names: Vec<_> = Config::keys().map(Key::variable).collect();
     names.extend(SHORT.map(|(name, _)| name.to_owned()));

@@ -177,7 +177,30 @@ impl Value for Duration {
     }
 
     fn toml(&self) -> String {
-        quoted(&humantime::format_duration(*self).to_string())
+        quoted(&in_one_unit(*self))
+    }
+}
+
+/// In the largest unit that goes into it, as people write settings; humantime would count in months
+/// of 30.44 days.
+fn in_one_unit(duration: Duration) -> String {
+    const UNITS: [(u128, &str); 5] = [
+        (24 * 3_600_000, "days"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1000, "s"),
+        (1, "ms"),
+    ];
+    let millis = duration.as_millis();
+    let mut units = UNITS
+        .iter()
+        .filter(|(unit, _)| millis.is_multiple_of(*unit));
+    match units.next() {
+        _ if duration.is_zero() => "0s".to_owned(),
+        Some((unit, name)) if duration.subsec_nanos().is_multiple_of(1_000_000) => {
+            format!("{}{name}", millis / unit)
+        }
+        _ => humantime::format_duration(duration).to_string(),
     }
 }
 

@@ -40,7 +40,7 @@ use self::stream::{AtHead, EventStream, OnGap, StreamOptions};
 use self::subscriptions::{SubscriptionError, SubscriptionLimits, Subscriptions};
 use self::tail::Tail;
 use self::writer::{AppendError, Room, Writer, WriterHandle, WriterLimits};
-use crate::domain::classification::{Cause, Classification};
+use crate::domain::classification::{Cause, Classification, Verdict};
 use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
 use crate::domain::event::{Intake, Timestamp};
 use crate::domain::filter::Filter;
@@ -688,6 +688,13 @@ fn count(intake: Intake, outcome: &Outcome) {
                 classification.cause.map_or("", Cause::name),
                 classification.disposition.name(),
             );
+            if classification.verdict == Verdict::Failure {
+                let application = classification.application.as_ref();
+                telemetry::application_failed(application.map(|found| found.name.as_str()));
+            }
+            if classification.security_relevant {
+                telemetry::access_left(classification.disposition.name());
+            }
             "accepted"
         }
         Outcome::Duplicate { .. } => "duplicate",

@@ -20,7 +20,7 @@ use super::query;
 use super::subscriptions::Subscriptions;
 use super::writer::{AppendError, WriterHandle};
 use crate::domain::cursor::Seq;
-use crate::journal::{self, Cut, Journal, ReadError, StateChange, Usage};
+use crate::journal::{self, Cut, Journal, ReadError, StateChange, Usage, Volume};
 use crate::telemetry;
 use crate::wire::record::AppendTime;
 
@@ -83,7 +83,7 @@ fn decide(policy: &RetentionPolicy, findings: &Findings) -> (Option<(Seq, Reason
     let mut excess = policy
         .bytes_max
         .map_or(0, |bytes_max| over(records, bytes_max));
-    if let Some(volume) = usage.volume_bytes {
+    if let Some(Volume { bytes: volume, .. }) = usage.volume {
         let share = volume / 100 * policy.volume_percent_max;
         let most = share.min(volume.saturating_sub(policy.free_bytes_min));
         excess = excess.max(over(usage.bytes, most));
@@ -192,6 +192,9 @@ impl Retention {
             );
         }
         self.said_too_large &= excess > 0;
+        if let Some(volume) = findings.usage.volume {
+            telemetry::storage(volume.bytes, volume.free_bytes);
+        }
         let mut bytes = findings.usage.bytes;
         if let Some((before, reason)) = trim {
             if findings.oldest_committed.is_some() {
@@ -368,12 +371,19 @@ mod tests {
         interval: Duration::from_secs(1),
     };
 
+    fn volume(bytes: u64) -> Volume {
+        Volume {
+            bytes,
+            free_bytes: 0,
+        }
+    }
+
     /// Units of 100 bytes that begin at 1, 11, 21 and 31, with all the room in the world.
     fn findings() -> Findings {
         Findings {
             usage: Usage {
                 bytes: 400,
-                volume_bytes: Some(10_000),
+                volume: Some(volume(10_000)),
                 records: [1, 11, 21, 31]
                     .map(|first| Unit {
                         first: Seq::new(first),
@@ -430,22 +440,22 @@ mod tests {
 
     #[test]
     fn a_share_of_the_volume_and_what_is_to_stay_free_are_limits_of_size() {
-        let volume = |bytes: u64| {
+        let on = |bytes: u64| {
             let mut found = findings();
-            found.usage.volume_bytes = Some(bytes);
+            found.usage.volume = Some(volume(bytes));
             found
         };
-        check(POLICY, &volume(500), None, 0);
-        check(POLICY, &volume(400), Some((11, Reason::Size)), 0);
+        check(POLICY, &on(500), None, 0);
+        check(POLICY, &on(400), Some((11, Reason::Size)), 0);
         let policy = RetentionPolicy {
             volume_percent_max: 100,
             ..POLICY
         };
-        check(policy, &volume(450), None, 0);
-        check(policy, &volume(449), Some((11, Reason::Size)), 0);
-        check(policy, &volume(10), Some((31, Reason::Size)), 100);
+        check(policy, &on(450), None, 0);
+        check(policy, &on(449), Some((11, Reason::Size)), 0);
+        check(policy, &on(10), Some((31, Reason::Size)), 100);
         let mut nobody_knows = findings();
-        nobody_knows.usage.volume_bytes = None;
+        nobody_knows.usage.volume = None;
         check(policy, &nobody_knows, None, 0);
     }
 

@@ -12,7 +12,7 @@
 //! After a restart nobody knows how much a session was sent: then it may commit up to the head that
 //! was there at the start, before which all that it was sent lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -98,8 +98,8 @@ pub struct Snapshot {
     pub stored: StoredSubscription,
     /// Events behind the committed place that are kept.
     pub lag_events: u64,
-    /// How long ago the first of those was appended; zero if there is none.
-    pub lag: Duration,
+    /// How long ago the first of those was appended; zero if there is none, `None` where it is damaged.
+    pub lag: Option<Duration>,
     pub reader: Option<ActiveReader>,
 }
 
@@ -130,6 +130,8 @@ struct Parts {
     writer: WriterHandle,
     clock: Clock,
     limits: SubscriptionLimits,
+    /// Before that nobody could use one.
+    opened: Timestamp,
     /// What is written, or queued to be.
     entries: Mutex<BTreeMap<SubscriptionId, Entry>>,
 }
@@ -182,6 +184,7 @@ impl Subscriptions {
             journal,
             tail,
             writer,
+            opened: clock.now(),
             clock,
             limits,
             entries: Mutex::new(entries),
@@ -392,24 +395,37 @@ impl Subscriptions {
             .map_or(SWEEP_INTERVAL, |after| after / NOTES_PER_EXPIRY)
             .clamp(Duration::from_millis(10), SWEEP_INTERVAL);
         let mut tick = tokio::time::interval(interval);
+        let mut told = BTreeSet::new();
         loop {
             // Dropping either branch is safe: the interval keeps its beat, the token its state.
             tokio::select! {
-                _ = tick.tick() => self.expire(),
+                _ = tick.tick() => {}
                 () = stop.cancelled() => return Ok(()),
             }
+            self.expire();
+            told = self.tell_lags(told).await;
         }
+    }
+
+    /// Tells the figures, and that those told before and gone since have none; gives who was told of.
+    async fn tell_lags(&self, before: BTreeSet<String>) -> BTreeSet<String> {
+        // What can't be read is told to whoever asks for it.
+        let Ok((all, _)) = self.list("", usize::MAX).await else {
+            return before;
+        };
+        for one in &all {
+            telemetry::subscription_lag(&one.id, Some((one.lag_events, one.lag)));
+        }
+        let told: BTreeSet<_> = all.into_iter().map(|one| one.id).collect();
+        for gone in before.difference(&told) {
+            telemetry::subscription_lag(gone, None);
+        }
+        told
     }
 
     fn expire(&self) {
         let now = self.0.clock.now();
         let mut entries = self.lock();
-        let head = self.0.tail.head();
-        let earliest = self.0.journal.bounds().earliest;
-        let lags = entries
-            .values()
-            .map(|entry| lag_events(entry.stored.committed(), earliest, head));
-        telemetry::subscription_lag(lags.max().unwrap_or(0));
         let Some(expire_after) = self.0.limits.expire_after else {
             return;
         };
@@ -418,7 +434,8 @@ impl Subscriptions {
         };
         let (mut unused, mut used) = (Vec::new(), Vec::new());
         for (id, entry) in entries.iter() {
-            let since = entry.stored.unused_since();
+            // What the service was away is nobody's fault.
+            let since = entry.stored.unused_since().max(self.0.opened.seconds);
             if entry.reader.is_none() && is_over(since, expire_after) {
                 unused.push(id.clone());
             } else if entry.reader.is_some() && is_over(since, expire_after / NOTES_PER_EXPIRY) {
@@ -523,17 +540,21 @@ impl Subscriptions {
             let earliest = journal.bounds().earliest;
             let lag_events = lag_events(stored.committed(), earliest, head);
             if lag_events == 0 {
-                break (0, Duration::ZERO);
+                break (0, Some(Duration::ZERO));
             }
             let first = stored.committed().next().max(earliest);
             // Gone if it was trimmed just now.
-            if let Some(event) = query::read_one(journal, first).await? {
-                let now = AppendTime::from_timestamp(self.0.clock.now());
-                let nanos = now.0.saturating_sub(event.append_time.0);
-                break (
-                    lag_events,
-                    Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)),
-                );
+            match query::read_one(journal, first).await {
+                Ok(Some(event)) => {
+                    let now = AppendTime::from_timestamp(self.0.clock.now());
+                    let nanos = now.0.saturating_sub(event.append_time.0);
+                    let lag = Duration::from_nanos(u64::try_from(nanos).unwrap_or(0));
+                    break (lag_events, Some(lag));
+                }
+                Ok(None) => {}
+                // Told to whoever reads it; it says nothing against the subscription.
+                Err(ReadError::Corrupt { .. }) => break (lag_events, None),
+                Err(error) => return Err(error.into()),
             }
         };
         let reader = self

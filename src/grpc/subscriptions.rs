@@ -33,7 +33,7 @@ fn subscription(engine: &Engine, snapshot: Snapshot) -> v1::Subscription {
         filter: Some(stored.filter_message()),
         committed_cursor: engine.cursor(stored.committed()),
         lag_events: snapshot.lag_events,
-        lag_duration: Some(convert::duration(snapshot.lag)),
+        lag_duration: snapshot.lag.map(convert::duration),
         active_reader: snapshot.reader.map(|reader| v1::ActiveReader {
             reader: reader.name,
             connect_time: Some(convert::timestamp(reader.since)),

@@ -2,35 +2,65 @@
 //! whether the process lives and is ready, which is never behind an ingress.
 //!
 //! `/livez` answers as long as the process does: recovery and drain are no reason to restart it.
-//! `/readyz` says what health says.
+//! `/readyz` says what health says. `/log-level` gives, and by PUT changes, what the log has.
 
 pub mod hook;
 pub mod serve;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
+
+use crate::telemetry::{Log, Metrics};
+
+/// Far more than any filter directive has.
+const LOG_LEVEL_BYTES_MAX: usize = 4096;
 
 /// Prometheus' text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What the admin address tells and changes.
 #[derive(Clone, Debug)]
-struct Admin {
-    metrics: PrometheusHandle,
-    serving: watch::Receiver<bool>,
+pub struct Admin {
+    pub metrics: Metrics,
+    pub log: Log,
+    pub serving: watch::Receiver<bool>,
 }
 
 /// The admin address's routes.
-pub fn admin(metrics: PrometheusHandle, serving: watch::Receiver<bool>) -> Router {
+pub fn admin(admin: Admin) -> Router {
     Router::new()
         .route("/metrics", get(render_metrics))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .with_state(Admin { metrics, serving })
+        .route("/log-level", get(log_level).put(set_log_level))
+        .layer(DefaultBodyLimit::max(LOG_LEVEL_BYTES_MAX))
+        .with_state(admin)
+}
+
+async fn log_level(State(admin): State<Admin>) -> String {
+    format!("{}\n", admin.log.level())
+}
+
+/// Until the next start: what the configuration says stays as it is.
+async fn set_log_level(State(admin): State<Admin>, level: String) -> impl IntoResponse {
+    let level = level.trim();
+    match admin.log.set_level(level) {
+        Ok(()) => {
+            tracing::info!(level, "the log level was changed");
+            (StatusCode::OK, format!("{level}\n"))
+        }
+        Err(error) => (
+            StatusCode::BAD_REQUEST,
+            format!(
+                "{level:?} is no log level: {error}. Say error, warn, info, debug or trace, or \
+                 directives such as info,provident::engine=debug\n"
+            ),
+        ),
+    }
 }
 
 async fn render_metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -190,7 +190,7 @@ impl Journal for MemoryJournal {
         }
         Ok(Usage {
             bytes: bytes_of(&all),
-            volume_bytes: None,
+            volume: None,
             records,
             keys: contents.key_units.clone(),
         })

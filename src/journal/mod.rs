@@ -91,12 +91,20 @@ pub struct Bounds {
 pub struct Usage {
     /// All bytes that it takes, what can't be given back included.
     pub bytes: u64,
-    /// Bytes that its volume holds, whoever takes them; `None` where nobody knows.
-    pub volume_bytes: Option<u64>,
+    /// The volume that it lies on; `None` where nobody knows.
+    pub volume: Option<Volume>,
     /// Units of records, oldest first; never empty. The newest is the one that is written to.
     pub records: Vec<Unit>,
     /// The first sequence of each unit of keys, oldest first; never empty.
     pub keys: Vec<Seq>,
+}
+
+/// A volume, whoever takes its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// What it holds, without what is set aside for root.
+    pub bytes: u64,
+    pub free_bytes: u64,
 }
 
 /// A unit of records: it goes as a whole.

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -38,14 +37,14 @@ use crate::engine::writer::{Writer, WriterLimits};
 use crate::engine::{Engine, EngineLimits, EngineSlot};
 use crate::grpc::connection::accept;
 use crate::grpc::{self, GrpcLimits};
-use crate::http;
 use crate::http::serve::HttpLimits;
+use crate::http::{self, Admin};
 use crate::journal::Journal;
 use crate::journal::embedded::{EmbeddedJournal, EmbeddedOptions};
 use crate::journal::memory::MemoryJournal;
 use crate::okta::org::Orgs;
 use crate::shutdown::Tasks;
-use crate::telemetry;
+use crate::telemetry::{self, Log};
 
 /// How much longer than an answer may take its connection is waited for at a stop.
 const HTTP_STOP_MARGIN: Duration = Duration::from_millis(250);
@@ -54,7 +53,7 @@ const HTTP_STOP_MARGIN: Duration = Duration::from_millis(250);
 const ADMIN_GRACE: Duration = Duration::from_millis(250);
 
 /// Runs the service until it is told to stop, or a part of it fails.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+pub async fn serve(config: Config, log: Log) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -64,7 +63,6 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let hooks = hook_options(&config, &preparation.orgs)?;
     let logs = system_logs(&config, &preparation.orgs)?;
     let sources = sources(&config, hooks.as_ref(), &logs, clock.clone());
-    let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
     let grpc_listener = listen("grpc.addr", config.grpc.addr).await?;
     let admin_listener = listen("admin.addr", config.admin.addr).await?;
     let (grpc_addr, admin_addr) = (grpc_listener.local_addr()?, admin_listener.local_addr()?);
@@ -72,7 +70,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
     let stop = tasks.stop_signal();
     let (serving, is_serving) = watch::channel(false);
-    spawn_admin(&mut tasks, admin_listener, metrics, is_serving);
+    spawn_admin(&mut tasks, admin_listener, log, is_serving)?;
 
     let slot = EngineSlot::default();
     let grpc_stop = CancellationToken::new();
@@ -327,6 +325,7 @@ async fn open_journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {
                 cache_bytes: cache_bytes.get(),
                 ..EmbeddedOptions::new(data_dir.clone(), new_id)
             };
+            telemetry::storage_reserve(options.reserve_bytes);
             let started = std::time::Instant::now();
             let journal = tokio::task::spawn_blocking(move || EmbeddedJournal::open(options))
                 .await
@@ -390,15 +389,19 @@ async fn listen(setting: &str, addr: SocketAddr) -> anyhow::Result<TcpListener> 
 fn spawn_admin(
     tasks: &mut Tasks,
     listener: TcpListener,
-    metrics: PrometheusHandle,
+    log: Log,
     serving: watch::Receiver<bool>,
-) {
+) -> anyhow::Result<()> {
+    let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
+    let admin = Admin {
+        metrics: metrics.clone(),
+        log,
+        serving,
+    };
     let stop = tasks.stop_signal();
-    let upkeep = metrics.clone();
     tasks.spawn("admin", async move {
         let stopped = stop.clone().cancelled_owned();
-        let server =
-            axum::serve(listener, http::admin(metrics, serving)).with_graceful_shutdown(stopped);
+        let server = axum::serve(listener, http::admin(admin)).with_graceful_shutdown(stopped);
         // A client that keeps its connection open must not hold the stop up.
         tokio::select! {
             ended = server.into_future() => Ok(ended?),
@@ -407,15 +410,15 @@ fn spawn_admin(
     });
     let stop = tasks.stop_signal();
     tasks.spawn("metrics upkeep", async move {
-        // Histograms grow until they are read or looked after.
         let mut tick = tokio::time::interval(Duration::from_secs(5));
         loop {
             tokio::select! {
-                _ = tick.tick() => upkeep.run_upkeep(),
+                _ = tick.tick() => metrics.upkeep(),
                 () = stop.cancelled() => return Ok(()),
             }
         }
     });
+    Ok(())
 }
 
 /// The signals that mean: stop.

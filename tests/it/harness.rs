@@ -462,10 +462,15 @@ impl Server {
         health_of(&mut HealthClient::new(self.channel()), name).await
     }
 
+    /// All metrics, as a scrape has them.
+    pub(crate) async fn metrics(&self) -> String {
+        let text = reqwest::get(format!("http://{}/metrics", self.addresses.admin));
+        within(async { text.await.unwrap().text().await.unwrap() }).await
+    }
+
     /// A metric without labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
-        let text = reqwest::get(format!("http://{}/metrics", self.addresses.admin));
-        let text = within(async { text.await.unwrap().text().await.unwrap() }).await;
+        let text = self.metrics().await;
         text.lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
             .unwrap_or_else(|| panic!("{name} is not in {text}"))

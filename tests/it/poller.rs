@@ -338,8 +338,7 @@ async fn a_login_that_is_refused_is_told_in_words_and_mended_without_a_restart()
         text.contains("FAILING") && text.contains("invalid_client"),
         "{text}"
     );
-    let metrics = reqwest::get(format!("http://{}/metrics", server.addresses.admin));
-    let metrics = within(async { metrics.await.unwrap().text().await.unwrap() }).await;
+    let metrics = server.metrics().await;
     let well = format!("provident_source_well{{intake=\"system_log\",org=\"{ORG}\"}} 0");
     assert!(metrics.contains(&well), "{metrics}");
     assert!(server.process.log_text().contains("a source is failing"));

@@ -273,8 +273,7 @@ interval = "50ms"
     })
     .await;
     assert_eq!(kept_again, (v1::IngestStatus::Accepted, 11));
-    let metrics = reqwest::get(format!("http://{}/metrics", server.addresses.admin));
-    let metrics = within(async { metrics.await.unwrap().text().await.unwrap() }).await;
+    let metrics = server.metrics().await;
     assert!(
         metrics.contains("provident_trimmed_events_total 1"),
         "{metrics}"
@@ -514,8 +513,7 @@ async fn a_trim_is_told_in_the_log_and_by_metrics() {
     let at_least = begin as f64 + 1.0;
     // Told one by one at the end of the look that trimmed.
     let text = eventually("the figures follow", async || {
-        let metrics = reqwest::get(format!("http://{}/metrics", server.addresses.admin));
-        let text = within(async { metrics.await.unwrap().text().await.unwrap() }).await;
+        let text = server.metrics().await;
         let earliest = gauge(&text, "provident_journal_earliest_sequence");
         let trimmed = gauge(&text, "provident_trimmed_events_total");
         (earliest >= at_least && (earliest - 1.0 - trimmed).abs() < 0.5).then_some(text)

@@ -231,18 +231,69 @@ async fn both_versions_of_reflection_name_every_service() {
 async fn metrics_and_probes_answer_on_the_admin_address() {
     let server = Server::start().await;
     accepted(&server.ingest(mixed(1, 3)).await);
-    let metrics = get(&server.addresses.admin, "/metrics").await;
-    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
-    let named = metrics
-        .lines()
-        .filter(|line| line.starts_with("provident_"))
-        .count();
-    assert!(named > 3, "{metrics}");
+    let metrics = server.metrics().await;
     assert!(metrics.contains("# HELP provident_"), "{metrics}");
+    assert!(
+        metrics.contains("\nprocess_start_time_seconds "),
+        "{metrics}"
+    );
+    // A name and its labels, without their values, as the list has them.
+    let listed = include_str!("../golden/metrics.txt");
+    let listed: BTreeSet<_> = listed
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    let series = metrics.lines().filter(|line| {
+        let of_a_histogram = ["_bucket", "_sum", "_count"]
+            .iter()
+            .any(|part| line.contains(part));
+        line.starts_with("provident_") && !of_a_histogram
+    });
+    let mut told = 0;
+    for line in series {
+        let (name, labels) = line.split_once('{').unwrap_or((line, ""));
+        let name = name.split(' ').next().unwrap();
+        let labels = labels
+            .split("\",")
+            .filter_map(|label| label.split_once('='));
+        let labels: Vec<_> = labels.map(|(label, _)| label).collect();
+        let found = format!("{name}{{{}}}", labels.join(","));
+        assert!(listed.contains(found.as_str()), "{found} of {line}");
+        told += 1;
+    }
+    assert!(told > 20, "{metrics}");
     for probe in ["/livez", "/readyz"] {
         let answer = get(&server.addresses.admin, probe).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{probe}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn the_log_level_can_be_changed_while_it_runs() {
+    let server = Server::start().await;
+    let url = format!("http://{}/log-level", server.addresses.admin);
+    let client = reqwest::Client::new();
+    let set = async |level: &str| {
+        let answer = within(client.put(&url).body(level.to_owned()).send());
+        let answer = answer.await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let level = async || reqwest::get(&url).await.unwrap().text().await.unwrap();
+    assert_eq!(level().await, "info\n");
+    let (status, problem) = set("provident=loud").await;
+    assert_eq!(status, 400);
+    assert!(problem.contains("is no log level"), "{problem}");
+    assert_eq!(level().await, "info\n");
+    assert!(!server.process.log_text().contains("\"DEBUG\""));
+    assert_eq!(set("debug\n").await, (200, "debug\n".to_owned()));
+    assert_eq!(level().await, "debug\n");
+    eventually("a line of the new level", async || {
+        // Whatever comes makes the transport say something.
+        server.health().await.unwrap();
+        let log = server.process.log_text();
+        log.contains("\"DEBUG\"").then_some(())
+    })
+    .await;
 }
 
 /// A plain HTTP GET: head and body as they came.

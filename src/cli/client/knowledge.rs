@@ -84,7 +84,7 @@ pub struct ClassifyArgs {
 #[command(after_help = "\
 Examples:
   provident describe application.provision.user.deactivate
-  provident describe app.api.error.deprovision_user      an older name
+  provident describe app.api.error.deactivate_user       an older name
   provident describe salesforce")]
 pub struct DescribeArgs {
     /// An event type, also by an older name, or an application, also by another name

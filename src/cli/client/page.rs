@@ -257,7 +257,7 @@ pub(super) fn event_type(page: &mut Page, known: &v1::EventTypeDescription) {
         .collect();
     page.field("causes", &causes.join(", "));
     page.field(
-        "who acts",
+        "usually",
         &who_acts(&v1::Classification {
             responder: known.responder,
             disposition: known.usual_disposition,

@@ -389,12 +389,18 @@ async fn what_lies_behind_is_counted_in_events_that_are_kept_and_in_seconds() {
     let engine = &running.engine;
     running.now.store(1100, Ordering::SeqCst);
     let found = engine.subscriptions().get("a").await.unwrap();
-    assert_eq!((found.lag_events, found.lag), (3, Duration::from_secs(100)));
+    assert_eq!(
+        (found.lag_events, found.lag),
+        (3, Some(Duration::from_secs(100)))
+    );
     ingest(engine, &["later"]).await.unwrap();
     running.journal.trim(Seq::new(4)).await.unwrap();
     running.now.store(1107, Ordering::SeqCst);
     let found = engine.subscriptions().get("a").await.unwrap();
-    assert_eq!((found.lag_events, found.lag), (1, Duration::from_secs(7)));
+    assert_eq!(
+        (found.lag_events, found.lag),
+        (1, Some(Duration::from_secs(7)))
+    );
     // Nothing is passed over in silence.
     let refused = engine.subscribe(named("a", "s1")).await;
     assert!(matches!(
@@ -414,7 +420,7 @@ async fn what_lies_behind_is_counted_in_events_that_are_kept_and_in_seconds() {
     assert_eq!(sequences(&next(&mut stream).await), [4]);
     commit(engine, "s2", 4).await.unwrap();
     let found = engine.subscriptions().get("a").await.unwrap();
-    assert_eq!((found.lag_events, found.lag), (0, Duration::ZERO));
+    assert_eq!((found.lag_events, found.lag), (0, Some(Duration::ZERO)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -440,6 +446,35 @@ async fn what_nobody_uses_is_deleted_and_what_is_read_is_not() {
     assert_eq!(names(9000).await, ["a"]);
     running.stop.cancel();
     sweep.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_service_was_away_is_no_time_of_no_use() {
+    let memory = Arc::new(MemoryJournal::new(JOURNAL));
+    let before = start_on(Arc::clone(&memory), LIMITS, 1000).await;
+    create(&before.engine, "a").await;
+    let running = start_on(memory, LIMITS, 50_000).await;
+    let subscriptions = running.engine.subscriptions();
+    let sweep = spawn(subscriptions.clone().sweep(running.stop.clone()));
+    for (at, expected) in [(50_000, 1), (50_999, 1), (51_000, 0)] {
+        running.now.store(at, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let (page, _) = subscriptions.list("", 10).await.unwrap();
+        assert_eq!(page.len(), expected, "{at}");
+    }
+    running.stop.cancel();
+    sweep.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_record_hides_no_subscription() {
+    let memory = Arc::new(MemoryJournal::new(JOURNAL));
+    append_damaged(&memory, 1).await;
+    let running = start_on(memory, LIMITS, 1000).await;
+    let made = create(&running.engine, "a").await;
+    assert_eq!((made.lag_events, made.lag), (1, None));
+    let (page, _) = running.engine.subscriptions().list("", 10).await.unwrap();
+    assert_eq!(page.len(), 1);
 }
 
 #[tokio::test]

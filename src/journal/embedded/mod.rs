@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use anyhow::anyhow;
 use async_trait::async_trait;
 use fjall::{Database, Keyspace, LsmError, OwnedWriteBatch, PersistMode, Readable};
+use tokio::sync::Semaphore;
 
 use self::directory::DataDirectory;
 use self::generations::{Generation, Generations, Published};
@@ -54,7 +55,13 @@ use crate::domain::cursor::{JournalId, Seq};
 /// until the calls that still run are done; the last to go waits for fjall's threads.
 pub struct EmbeddedJournal {
     shared: Arc<Shared>,
+    /// Turns of those who read.
+    reads: Semaphore,
 }
+
+/// Reads at one time. More would be no faster, and tokio has one queue for all that blocks: the
+/// appends would have to wait behind them, whatever number of callers there is.
+const READS_MAX: usize = 32;
 
 /// The order of the fields is the order of closing: the lock goes last.
 struct Shared {
@@ -147,7 +154,17 @@ impl EmbeddedJournal {
                 generation_bytes_max: options.generation_bytes_max,
                 _directory: directory,
             }),
+            reads: Semaphore::new(READS_MAX),
         })
+    }
+
+    /// Runs a read off the async threads.
+    async fn reading<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Shared) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let _turn = self.reads.acquire().await.expect("it is never closed");
+        self.blocking(call).await.map_err(ReadError::Fault)?
     }
 
     /// Runs what blocks off the async threads.
@@ -195,22 +212,17 @@ impl Journal for EmbeddedJournal {
         direction: Direction,
         limit: ReadLimit,
     ) -> Result<Vec<Record>, ReadError> {
-        self.blocking(move |shared| read::read(&shared.published(), from, direction, limit))
+        self.reading(move |shared| read::read(&shared.published(), from, direction, limit))
             .await
-            .map_err(ReadError::Fault)?
     }
 
     async fn find(&self, key: DedupeKey) -> Result<Option<(Seq, Fingerprint)>, ReadError> {
-        self.blocking(move |shared| shared.find(key))
-            .await
-            .map_err(ReadError::Fault)?
+        self.reading(move |shared| shared.find(key)).await
     }
 
     async fn state(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
         let prefix = keys::state_key(prefix);
-        self.blocking(move |shared| shared.state(&prefix))
-            .await
-            .map_err(ReadError::Fault)?
+        self.reading(move |shared| shared.state(&prefix)).await
     }
 
     async fn trim(&self, before: Seq) -> Result<Seq, AppendError> {
@@ -220,9 +232,7 @@ impl Journal for EmbeddedJournal {
     }
 
     async fn usage(&self) -> Result<Usage, ReadError> {
-        self.blocking(Shared::usage)
-            .await
-            .map_err(ReadError::Fault)?
+        self.reading(Shared::usage).await
     }
 
     async fn cut(&self, what: Cut) -> Result<(), AppendError> {
@@ -403,9 +413,9 @@ impl Shared {
 
     fn usage(&self) -> Result<Usage, ReadError> {
         let generations = self.published().generations;
-        let (written, volume_bytes) = {
+        let (written, volume) = {
             let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            (writer.head.record_bytes, writer.room.volume_bytes())
+            (writer.head.record_bytes, writer.room.volume())
         };
         let mut records: Vec<_> = generations
             .records
@@ -421,7 +431,7 @@ impl Shared {
         let bytes = self.database.disk_space();
         Ok(Usage {
             bytes: bytes.map_err(|error| ReadError::Fault(error.into()))?,
-            volume_bytes: volume_bytes.map_err(|error| ReadError::Fault(error.into()))?,
+            volume: volume.map_err(|error| ReadError::Fault(error.into()))?,
             records,
             keys: generations.keys.iter().map(|keys| keys.first).collect(),
         })

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::StatVfs;
 
 use super::fault;
-use crate::journal::AppendError;
+use crate::journal::{AppendError, Volume};
 
 /// How much room is left, asked of the file system no more often than it can matter.
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl Room {
             self.written_since += bytes;
             return Ok(());
         }
-        let volume = self.volume().map_err(|error| fault(error.into()))?;
-        let free_bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
+        let asked = self.ask().map_err(|error| fault(error.into()))?;
+        let free_bytes = free_bytes(&asked);
         self.asked = Some((Instant::now(), free_bytes));
         self.written_since = 0;
         if free_bytes < needed {
@@ -61,16 +61,24 @@ impl Room {
         Ok(())
     }
 
-    /// How many bytes the volume holds, without what is set aside for root. Some file systems say
-    /// nothing, which is no size.
-    pub(super) fn volume_bytes(&self) -> io::Result<Option<u64>> {
-        let volume = self.volume()?;
-        let set_aside = volume.f_bfree.saturating_sub(volume.f_bavail);
-        let blocks = volume.f_blocks.saturating_sub(set_aside);
-        Ok(Some(blocks.saturating_mul(volume.f_frsize)).filter(|bytes| *bytes > 0))
+    /// What the file system says of its size. Some say nothing, which is no size.
+    pub(super) fn volume(&self) -> io::Result<Option<Volume>> {
+        let asked = self.ask()?;
+        let set_aside = asked.f_bfree.saturating_sub(asked.f_bavail);
+        let blocks = asked.f_blocks.saturating_sub(set_aside);
+        let volume = Volume {
+            bytes: blocks.saturating_mul(asked.f_frsize),
+            free_bytes: free_bytes(&asked),
+        };
+        Ok(Some(volume).filter(|volume| volume.bytes > 0))
     }
 
-    fn volume(&self) -> io::Result<StatVfs> {
+    fn ask(&self) -> io::Result<StatVfs> {
         Ok(rustix::fs::statvfs(&self.path)?)
     }
+}
+
+/// Without what is set aside for root.
+fn free_bytes(volume: &StatVfs) -> u64 {
+    volume.f_bavail.saturating_mul(volume.f_frsize)
 }
