@@ -43,6 +43,7 @@ Try it:
   provident describe salesforce            what is known of an application or an event type
   provident sources                        whether events come in, and what is wrong if not
   provident subscriptions list             who reads, and how far behind each is
+  provident journal new-epoch              after a backup was restored
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
 )]
@@ -59,6 +60,9 @@ enum Command {
     Client(ClientCommand),
     /// Check the configuration and show what is in effect, as TOML
     CheckConfig(CheckConfigArgs),
+    /// Work on the journal of a service that is stopped
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// Write a script that completes commands in a shell
     #[command(after_help = "\
 Examples:
@@ -68,6 +72,27 @@ Examples:
         /// The shell
         #[arg(value_enum)]
         shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum JournalCommand {
+    /// After a backup was restored: refuse the cursors that were given before
+    #[command(after_help = "\
+Example:
+  provident journal new-epoch --data-dir /data/journal
+
+A restored journal goes on from where the backup was made: the places behind it get other events than \
+those that readers may have seen there. With a new epoch their cursors are refused \
+(CURSOR_FOREIGN_JOURNAL), so that nobody goes on behind events that he never got. Named subscriptions \
+go on where the backup has them. Stop the service first.")]
+    NewEpoch {
+        /// TOML file with options [env: PROVIDENT_CONFIG]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Directory of the embedded journal [default: ./data] [env: PROVIDENT_DATA_DIR]
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<OsString>,
     },
 }
 
@@ -199,6 +224,15 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => serve(args.flags()?),
         Command::Client(command) => client::run(command),
         Command::CheckConfig(args) => client::check_config(args.serve.flags()?, args.explain),
+        Command::Journal(JournalCommand::NewEpoch { config, data_dir }) => {
+            let args = ServeArgs {
+                config,
+                data_dir,
+                ..ServeArgs::default()
+            };
+            let config = Config::load(args.flags()?)?.config;
+            client::new_epoch(crate::server::begin_epoch(&config)?)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "provident", &mut script);

@@ -307,6 +307,18 @@ fn retention_policy(config: &Config) -> RetentionPolicy {
     }
 }
 
+/// Begins a new epoch of the configured journal, which no service may have open, and gives its id.
+pub fn begin_epoch(config: &Config) -> anyhow::Result<JournalId> {
+    let JournalConfig::Embedded { data_dir, .. } = &config.journal else {
+        bail!("a journal in memory has one epoch");
+    };
+    if !data_dir.is_dir() {
+        bail!("there is no directory {}", data_dir.display());
+    }
+    let journal = EmbeddedJournal::open(EmbeddedOptions::new(data_dir.clone(), new_journal_id()))?;
+    Ok(journal.begin_epoch()?)
+}
+
 async fn open_journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {
     let new_id = new_journal_id();
     match &config.journal {

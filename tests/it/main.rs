@@ -12,6 +12,7 @@ mod golden;
 mod harness;
 mod mock_okta;
 
+mod backup;
 mod bad_input;
 mod classifier;
 mod client;

@@ -37,6 +37,7 @@ pub use self::subscriptions::SubscriptionsCommand;
 pub use self::tail::TailArgs;
 use super::{ClientCommand, UsageError};
 use crate::config::{Config, Flags};
+use crate::domain::cursor::JournalId;
 use crate::server::read_rules;
 use crate::wire;
 
@@ -93,6 +94,13 @@ pub(super) fn check_config(flags: Flags, explain: bool) -> anyhow::Result<()> {
         note(&format!("warning: {warning}"));
     }
     emit(&loaded.to_toml(explain))
+}
+
+pub(super) fn new_epoch(id: JournalId) -> anyhow::Result<()> {
+    let epoch = id.epoch;
+    emit(&format!(
+        "The journal is {id} now: cursors of epochs before {epoch} are refused.\n"
+    ))
 }
 
 pub(super) fn completions(script: &str) -> anyhow::Result<()> {

@@ -158,6 +158,26 @@ impl EmbeddedJournal {
         })
     }
 
+    /// Begins a new epoch and closes the journal: no cursor that was given before counts any more.
+    /// Durable when it returns. Blocks.
+    ///
+    /// For a journal that a backup took back in time: what comes next stands in places that others
+    /// have seen with other events.
+    pub fn begin_epoch(self) -> Result<JournalId, AppendError> {
+        let shared = &self.shared;
+        let id = JournalId {
+            epoch: shared.id.epoch + 1,
+            ..shared.id
+        };
+        shared.write(|writer| {
+            let generations = shared.published().generations;
+            let mut write = OwnedWriteBatch::with_capacity(shared.database.clone(), 2);
+            write.insert(&shared.state, keys::META_KEY, keys::meta_value(id));
+            shared.commit(write, &generations, &generations, writer.head)
+        })?;
+        Ok(id)
+    }
+
     /// Runs a read off the async threads.
     async fn reading<T: Send + 'static>(
         &self,
