@@ -408,9 +408,9 @@ pub fn application_failed(name: Option<&str>) {
     counter!(FAILURES, "application" => name.to_owned()).increment(1);
 }
 
-/// Counts a failure to take access away.
-pub fn access_left(disposition: &'static str) {
-    counter!(SECURITY, "disposition" => disposition).increment(1);
+/// Counts failures to take access away; told of none at the start, the first one is an increase.
+pub fn access_left(disposition: &'static str, failures: u64) {
+    counter!(SECURITY, "disposition" => disposition).increment(failures);
 }
 
 /// Names from outside that have a series of their own: the first [`FirstNames::MAX`], since each one

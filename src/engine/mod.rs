@@ -40,7 +40,7 @@ use self::stream::{AtHead, EventStream, OnGap, StreamOptions};
 use self::subscriptions::{SubscriptionError, SubscriptionLimits, Subscriptions};
 use self::tail::Tail;
 use self::writer::{AppendError, Room, Writer, WriterHandle, WriterLimits};
-use crate::domain::classification::{Cause, Classification, Verdict};
+use crate::domain::classification::{Cause, Classification, Disposition, Verdict};
 use crate::domain::cursor::{Cursor, CursorError, JournalId, Seq};
 use crate::domain::event::{Intake, Timestamp};
 use crate::domain::filter::Filter;
@@ -241,6 +241,9 @@ impl Engine {
         )
         .await?;
         telemetry::head(tail.head().get());
+        for disposition in Disposition::ALL {
+            telemetry::access_left(disposition.name(), 0);
+        }
         let subscriptions = Subscriptions::open(
             Arc::clone(&journal),
             Arc::clone(&tail),
@@ -693,7 +696,7 @@ fn count(intake: Intake, outcome: &Outcome) {
                 telemetry::application_failed(application.map(|found| found.name.as_str()));
             }
             if classification.security_relevant {
-                telemetry::access_left(classification.disposition.name());
+                telemetry::access_left(classification.disposition.name(), 1);
             }
             "accepted"
         }

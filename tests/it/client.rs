@@ -254,6 +254,28 @@ async fn a_subscription_that_is_not_there_or_goes_is_told() {
 }
 
 #[tokio::test]
+async fn tail_ends_when_so_many_are_shown_or_says_that_there_are_fewer() {
+    let server = Server::start().await;
+    let url = format!("http://{}", server.addresses.grpc);
+    accepted(&server.ingest(mixed(0, 5)).await);
+    for (count, stop_at_head, shown) in [("2", false, 2), ("5", true, 5), ("6", true, 5)] {
+        let mut tail = provident();
+        tail.args(["tail", "--server", &url, "--from", "earliest"]);
+        tail.args(["--all", "--output", "json", "--count", count]);
+        let tail = tail.args(stop_at_head.then_some("--stop-at-head"));
+        let output = tail.output().unwrap();
+        let lines = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(lines.lines().count(), shown);
+        assert_eq!(output.status.success(), count != "6");
+        let says_why = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(
+            says_why.contains("there are 5 such events, not 6"),
+            count == "6"
+        );
+    }
+}
+
+#[tokio::test]
 async fn tail_reads_as_a_subscription_and_commits_what_it_printed() {
     let server = Server::start().await;
     let url = format!("http://{}", server.addresses.grpc);

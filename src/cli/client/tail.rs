@@ -4,6 +4,7 @@
 //! is missed; an event whose printing was cut short comes again. What trying again can't mend ends it
 //! with the next step. As a subscription, what has been printed is committed.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::axis::axis;
@@ -16,7 +17,7 @@ use crate::domain::cursor::Cursor;
 use crate::okta::log_event::parse_time;
 use crate::wire::v1::subscribe_request::Start;
 use crate::wire::{convert, v1};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -43,6 +44,9 @@ pub struct TailArgs {
     /// End when all that is kept now has been shown
     #[arg(long)]
     stop_at_head: bool,
+    /// End when so many events have been shown; that there are fewer, with --stop-at-head, is an error
+    #[arg(long, value_name = "EVENTS")]
+    count: Option<NonZeroUsize>,
     /// Give the event's JSON as Okta sent it, too
     #[arg(long)]
     include_raw: bool,
@@ -228,7 +232,7 @@ pub(super) fn run(args: &TailArgs) -> anyhow::Result<()> {
         // Dropping the work in between is safe: what was printed is printed whole, and the stream
         // has come no further.
         let done = tokio::select! {
-            done = follow(&mut stream, format, &address) => done,
+            done = follow(&mut stream, args.count, format, &address) => done,
             interrupted = tokio::signal::ctrl_c() => interrupted.context("can't wait for signals"),
         };
         let cursor = stream.cursor().map(str::to_owned);
@@ -247,18 +251,29 @@ pub(super) fn run(args: &TailArgs) -> anyhow::Result<()> {
 /// Prints what comes, to the end of what was asked for.
 async fn follow(
     stream: &mut EventStream,
+    count: Option<NonZeroUsize>,
     format: OutputFormat,
     address: &str,
 ) -> anyhow::Result<()> {
+    let count = count.map(NonZeroUsize::get);
+    let mut done = 0;
     loop {
         let next = stream.next().await;
         let has_begun = stream.cursor().is_some();
         match next {
-            Ok(None) => return Ok(()),
-            Ok(Some(Item::Events(events))) => {
+            Ok(None) => match count {
+                Some(count) => bail!("there are {done} such events, not {count}"),
+                None => return Ok(()),
+            },
+            Ok(Some(Item::Events(mut events))) => {
+                events.truncate(count.map_or(usize::MAX, |count| count - done));
                 emit(&shown(format, &events))?;
                 if let Some(last) = events.last() {
                     stream.commit(last);
+                }
+                done += events.len();
+                if count == Some(done) {
+                    return Ok(());
                 }
             }
             Ok(Some(Item::CaughtUp)) => {}
