@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,6 +46,7 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 Examples:
   provident ingest system-log.ndjson
   provident ingest --org acme.okta.com page-1.json page-2.json
+  provident ingest --rate 1000 last-year.ndjson
   curl -s https://acme.okta.com/api/v1/logs -H \"Authorization: SSWS $TOKEN\" | provident ingest -
 
 The format is detected: one event a line (NDJSON), a JSON array (a page of the System Log), a single \
@@ -64,6 +66,9 @@ pub struct IngestArgs {
     /// overtake each other
     #[arg(long, value_name = "CALLS", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
     in_flight: u8,
+    /// Events a second at the most, so that a long history leaves room to others
+    #[arg(long, value_name = "EVENTS")]
+    rate: Option<NonZeroU32>,
     /// How long to keep trying while the server is away or overloaded
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
     retry_for: Duration,
@@ -213,7 +218,8 @@ async fn send_all(
     };
     // The reader is one batch ahead; more would only fill memory.
     let (batches, received) = mpsc::channel(1);
-    let reader = tokio::task::spawn_blocking(move || read(sources, &batches));
+    let pace = Pace::new(args.rate);
+    let reader = tokio::task::spawn_blocking(move || read(sources, pace, &batches));
     let mut answers = ReceiverStream::new(received)
         .map(|batch| sender.send(batch))
         .buffered(args.in_flight.into());
@@ -236,7 +242,13 @@ async fn send_all(
 }
 
 /// Reads all sources in order. Ends quietly when nobody takes the batches any more.
-fn read(sources: Vec<Source>, batches: &mpsc::Sender<Batch>) -> anyhow::Result<()> {
+fn read(
+    sources: Vec<Source>,
+    mut rhythm: Pace,
+    batches: &mpsc::Sender<Batch>,
+) -> anyhow::Result<()> {
+    let events_max = rhythm.batch_events_max();
+    let began = Instant::now();
     let mut batch = Batch::default();
     let mut read_before = 0;
     for source in sources {
@@ -271,10 +283,12 @@ fn read(sources: Vec<Source>, batches: &mpsc::Sender<Batch>) -> anyhow::Result<(
                     continue;
                 }
             };
-            let full = batch.inputs.len() == BATCH_EVENTS_MAX
-                || batch.bytes + json.len() > BATCH_BYTES_MAX;
+            let full =
+                batch.inputs.len() == events_max || batch.bytes + json.len() > BATCH_BYTES_MAX;
             if full && !batch.inputs.is_empty() {
                 let read_bytes = batch.read_bytes;
+                let due = rhythm.next(batch.inputs.len());
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
                 if batches.blocking_send(std::mem::take(&mut batch)).is_err() {
                     return Ok(());
                 }
@@ -284,9 +298,40 @@ fn read(sources: Vec<Source>, batches: &mpsc::Sender<Batch>) -> anyhow::Result<(
         }
         read_before = batch.read_bytes;
     }
+    let due = rhythm.next(batch.inputs.len());
+    std::thread::sleep(due.saturating_sub(began.elapsed()));
     // An error here means that nobody waits for the rest.
     _ = batches.blocking_send(batch);
     Ok(())
+}
+
+/// When which batch goes.
+#[derive(Debug)]
+struct Pace {
+    rate: Option<NonZeroU32>,
+    /// Events of the batches before.
+    sent: u64,
+}
+
+impl Pace {
+    fn new(rate: Option<NonZeroU32>) -> Self {
+        Self { rate, sent: 0 }
+    }
+
+    /// A second's worth, so that a small rate is not one of bursts.
+    fn batch_events_max(&self) -> usize {
+        let rate = self.rate.and_then(|rate| rate.get().try_into().ok());
+        rate.unwrap_or(BATCH_EVENTS_MAX).min(BATCH_EVENTS_MAX)
+    }
+
+    /// How long after the first batch the next one goes, which has so many events.
+    fn next(&mut self, events: usize) -> Duration {
+        let due = self.rate.map_or(Duration::ZERO, |rate| {
+            Duration::from_micros(self.sent.saturating_mul(1_000_000) / u64::from(rate.get()))
+        });
+        self.sent += events as u64;
+        due
+    }
 }
 
 impl Batch {
@@ -495,7 +540,7 @@ mod tests {
             })
             .collect();
         let (sender, mut receiver) = mpsc::channel(100);
-        read(sources, &sender).unwrap();
+        read(sources, Pace::new(None), &sender).unwrap();
         drop(sender);
         let mut batches = Vec::new();
         while let Ok(batch) = receiver.try_recv() {
@@ -545,5 +590,18 @@ mod tests {
             refusal(&batch, &result),
             "f:2 (event 2 of it): EVENT_MALFORMED: no `eventType` (uuid u1)"
         );
+    }
+
+    #[test]
+    fn batches_go_at_their_rate() {
+        let mut slow = Pace::new(NonZeroU32::new(50));
+        assert_eq!(slow.batch_events_max(), 50);
+        let due: Vec<_> = [50, 50, 25, 25]
+            .map(|events| slow.next(events).as_millis())
+            .into();
+        assert_eq!(due, [0, 1000, 2000, 2500]);
+        let mut fast = Pace::new(None);
+        assert_eq!(fast.batch_events_max(), BATCH_EVENTS_MAX);
+        assert_eq!((fast.next(500), fast.next(500)), Default::default());
     }
 }
