@@ -51,6 +51,9 @@ pub(super) struct Commits<C> {
     reading: u64,
     /// What is to be committed; only moves on, within one reading.
     target: Place,
+    /// A cursor without wanted events since the last one given, whose sequence stands with it: a place
+    /// as good as that event's, once that is done with.
+    passed: Option<Place>,
     /// The cursor that the server has.
     committed: String,
     session: Option<Session>,
@@ -78,6 +81,7 @@ impl<C: Calls> Commits<C> {
             waiting: Vec::new(),
             reading: 0,
             target: Place::default(),
+            passed: None,
             committed: String::new(),
             session: None,
             calls: None,
@@ -128,6 +132,7 @@ impl<C: Calls> Commits<C> {
     pub(super) fn read_anew(&mut self) {
         self.reading += 1;
         self.target = Place::default();
+        self.passed = None;
     }
 
     /// A stream begins: its session, its place, and whether events that were given come again.
@@ -154,10 +159,11 @@ impl<C: Calls> Commits<C> {
     /// The stream has come to a cursor without wanted events since the last one given: if that is
     /// done with, so is everything up to here.
     pub(super) fn passed(&mut self, last_given: u64, cursor: &str) {
+        self.passed = Some(Place {
+            sequence: last_given,
+            cursor: cursor.to_owned(),
+        });
         self.look();
-        if self.target.sequence >= last_given {
-            cursor.clone_into(&mut self.target.cursor);
-        }
     }
 
     /// Commits as there is need, until that fails for good; then it has no connection any more.
@@ -210,6 +216,12 @@ impl<C: Calls> Commits<C> {
             self.target.clone_from(&noted.place);
         }
         drop(noted);
+        if let Some(passed) = self
+            .passed
+            .take_if(|passed| passed.sequence == self.target.sequence)
+        {
+            self.target = passed;
+        }
         if self.target.cursor == self.committed {
             for flush in self.waiting.drain(..) {
                 _ = flush.send(Ok(()));

@@ -576,7 +576,7 @@ async fn the_place_moves_on_with_heartbeats_once_all_that_was_given_is_done_with
     gives(&mut stream, &["gap 8 9"]).await;
     idle(&mut stream, 2 * SECOND).await;
     stream.flush().await.unwrap();
-    let before = "subscribe as team\ncommit s1 c3\ncommit s1 c4\ncommit s1 c7";
+    let before = "subscribe as team\ncommit s1 c3\ncommit s1 c6\ncommit s1 c7";
     assert_eq!(server.log(), before);
     stream.commit(&v1::Gap {
         last_lost_sequence: 9,
@@ -586,7 +586,7 @@ async fn the_place_moves_on_with_heartbeats_once_all_that_was_given_is_done_with
     idle(&mut stream, 5 * SECOND).await;
     assert_eq!(
         server.log(),
-        format!("{before}\ncommit s1 c9\ncommit s1 c11")
+        format!("{before}\ncommit s1 c10\ncommit s1 c11")
     );
 }
 
@@ -744,6 +744,22 @@ async fn what_is_noted_is_committed_also_before_the_last_word_is_taken() {
     let error = stream.flush().await.unwrap_err();
     assert_eq!(error.reason(), Some(v1::ErrorReason::Fenced));
     gives(&mut stream, &["error FENCED: no"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_was_passed_counts_also_when_the_event_before_is_noted_later() {
+    let server = Server::new([streams([
+        confirmed(0, "s1"),
+        batch([1]),
+        caught_up(7),
+        Step::Hang,
+    ])]);
+    let mut stream = server.read_as_team();
+    gives(&mut stream, &["events 1", "caught up"]).await;
+    sleep(SECOND).await;
+    stream.commit(&event(1));
+    stream.close().await.unwrap();
+    assert_eq!(server.log(), "subscribe as team\ncommit s1 c7");
 }
 
 #[tokio::test(start_paused = true)]
