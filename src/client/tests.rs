@@ -161,7 +161,11 @@ fn send(message: Message) -> Step {
 
 /// The first message, for a stream that starts after the event `start`.
 fn confirmed(start: u64, session: &str) -> Step {
-    send(Message::Confirmation(v1::Confirmation {
+    send(Message::Confirmation(confirmation(start, session)))
+}
+
+fn confirmation(start: u64, session: &str) -> v1::Confirmation {
+    v1::Confirmation {
         start_cursor: format!("c{start}"),
         heartbeat_interval: Some(prost_types::Duration {
             seconds: 2,
@@ -170,17 +174,16 @@ fn confirmed(start: u64, session: &str) -> Step {
         journal_id: "j".to_owned(),
         session: session.to_owned(),
         ..v1::Confirmation::default()
-    }))
+    }
 }
 
-/// The same, for a stream whose filter was changed.
+/// The same for a stream whose filter was changed.
 fn through_another_filter(start: u64, session: &str) -> Step {
     send(Message::Confirmation(v1::Confirmation {
-        start_cursor: format!("c{start}"),
         effective_filter: Some(v1::Filter::default()),
-        journal_id: "j".to_owned(),
-        session: session.to_owned(),
-        ..v1::Confirmation::default()
+        // The usual one, so that it may be silent for a while.
+        heartbeat_interval: None,
+        ..confirmation(start, session)
     }))
 }
 

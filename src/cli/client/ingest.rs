@@ -244,11 +244,10 @@ async fn send_all(
 /// Reads all sources in order. Ends quietly when nobody takes the batches any more.
 fn read(
     sources: Vec<Source>,
-    mut rhythm: Pace,
+    mut pacing: Pace,
     batches: &mpsc::Sender<Batch>,
 ) -> anyhow::Result<()> {
-    let events_max = rhythm.batch_events_max();
-    let began = Instant::now();
+    let events_max = pacing.batch_events_max();
     let mut batch = Batch::default();
     let mut read_before = 0;
     for source in sources {
@@ -287,8 +286,7 @@ fn read(
                 batch.inputs.len() == events_max || batch.bytes + json.len() > BATCH_BYTES_MAX;
             if full && !batch.inputs.is_empty() {
                 let read_bytes = batch.read_bytes;
-                let due = rhythm.next(batch.inputs.len());
-                std::thread::sleep(due.saturating_sub(began.elapsed()));
+                pacing.wait(batch.inputs.len());
                 if batches.blocking_send(std::mem::take(&mut batch)).is_err() {
                     return Ok(());
                 }
@@ -298,8 +296,7 @@ fn read(
         }
         read_before = batch.read_bytes;
     }
-    let due = rhythm.next(batch.inputs.len());
-    std::thread::sleep(due.saturating_sub(began.elapsed()));
+    pacing.wait(batch.inputs.len());
     // An error here means that nobody waits for the rest.
     _ = batches.blocking_send(batch);
     Ok(())
@@ -309,13 +306,18 @@ fn read(
 #[derive(Debug)]
 struct Pace {
     rate: Option<NonZeroU32>,
+    began: Instant,
     /// Events of the batches before.
     sent: u64,
 }
 
 impl Pace {
     fn new(rate: Option<NonZeroU32>) -> Self {
-        Self { rate, sent: 0 }
+        Self {
+            rate,
+            began: Instant::now(),
+            sent: 0,
+        }
     }
 
     /// A second's worth, so that a small rate is not one of bursts.
@@ -324,7 +326,13 @@ impl Pace {
         rate.unwrap_or(BATCH_EVENTS_MAX).min(BATCH_EVENTS_MAX)
     }
 
-    /// How long after the first batch the next one goes, which has so many events.
+    /// Blocks until the next batch goes, which has so many events.
+    fn wait(&mut self, events: usize) {
+        let due = self.next(events);
+        std::thread::sleep(due.saturating_sub(self.began.elapsed()));
+    }
+
+    /// How long after the begin the next batch goes.
     fn next(&mut self, events: usize) -> Duration {
         let due = self.rate.map_or(Duration::ZERO, |rate| {
             Duration::from_micros(self.sent.saturating_mul(1_000_000) / u64::from(rate.get()))
