@@ -21,8 +21,9 @@ use self::client::{
     ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs, IngestArgs, ProbeArgs, ProtoArgs,
     RulesCommand, SourcesArgs, SubscriptionsCommand, TailArgs,
 };
-use crate::config::{self, Config, Flag, Flags};
+use crate::config::{self, Config, Flag, Flags, TracingConfig};
 use crate::telemetry;
+use crate::telemetry::trace::{self, TraceOptions, Traces};
 
 /// The command was not used as it is meant; nothing was done.
 #[derive(Debug, thiserror::Error)]
@@ -250,14 +251,31 @@ fn serve(flags: Flags) -> anyhow::Result<()> {
             config::LogFormat::Json => telemetry::LogFormat::Json,
         },
     )?;
+    let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
+    let traces = traces(&config.tracing)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("can't start the runtime")?;
-    let served = runtime.block_on(crate::server::serve(config, log));
+    let served = runtime.block_on(crate::server::serve(config, log, metrics));
     // Whatever still runs was given its time; a flush that hangs must not hold the process.
     runtime.shutdown_background();
+    if let Some(traces) = traces {
+        traces.finish();
+    }
     served
+}
+
+fn traces(tracing: &TracingConfig) -> anyhow::Result<Option<Traces>> {
+    let Some(url) = tracing.endpoint.traces() else {
+        return Ok(None);
+    };
+    let traces = trace::install(TraceOptions {
+        url,
+        sample_ratio: tracing.sample_ratio.get(),
+        export_timeout: tracing.export_timeout,
+    });
+    Ok(Some(traces.context("traces can't be recorded")?))
 }
 
 #[cfg(test)]

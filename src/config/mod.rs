@@ -502,6 +502,81 @@ section! {
     }
 }
 
+/// URL of an OpenTelemetry collector; empty: there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectorUrl(String);
+
+impl CollectorUrl {
+    /// Where spans are posted to.
+    pub fn traces(&self) -> Option<String> {
+        (!self.0.is_empty()).then(|| format!("{}/v1/traces", self.0.trim_end_matches('/')))
+    }
+}
+
+impl Value for CollectorUrl {
+    fn read(text: &str) -> Result<Self, String> {
+        let is_collector = |url: reqwest::Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.query().is_none()
+                && url.fragment().is_none()
+                && !url.path().trim_end_matches('/').ends_with("/v1/traces")
+        };
+        if text.is_empty() || reqwest::Url::parse(text).is_ok_and(is_collector) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(
+            "must be the URL of a collector, such as http://collector:4318, without /v1/traces"
+                .to_owned(),
+        )
+    }
+
+    fn toml(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// A part of all, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ratio(f64);
+
+impl Ratio {
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl Value for Ratio {
+    fn read(text: &str) -> Result<Self, String> {
+        let ratio = text
+            .parse()
+            .ok()
+            .filter(|ratio| (0.0..=1.0).contains(ratio));
+        ratio
+            .map(Self)
+            .ok_or_else(|| "must be a number from 0 to 1, such as 0.05".to_owned())
+    }
+
+    fn toml(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+section! {
+    /// Traces of what calls go through, for an OpenTelemetry collector. OpenTelemetry's own variables
+    /// add headers (`OTEL_EXPORTER_OTLP_HEADERS`) and attributes (`OTEL_RESOURCE_ATTRIBUTES`).
+    TracingConfig = "tracing" {
+        /// URL of a collector that takes OTLP over HTTP, such as `http://collector:4318`; switches traces
+        /// on. Default none. `/v1/traces` is put behind it.
+        endpoint: CollectorUrl = CollectorUrl::default(),
+        /// Which part of the traces that begin here is recorded, 0 to 1. Default 1. For a call that comes
+        /// with a trace (W3C `traceparent`) its caller has decided. Lower it where many calls or readers
+        /// cost the collector too much: each reader adds a span to a trace.
+        sample_ratio: Ratio = Ratio(1.0),
+        /// How long the collector may take to answer. Default 10s.
+        export_timeout: Duration = Duration::from_secs(10),
+    }
+}
+
 /// What the orgs' keys are for.
 const ORGS_DOC: &[&str] = &[
     " Orgs that events come from: `name` is the Okta host, `aliases` are custom domains and test",
@@ -530,6 +605,7 @@ pub struct Config {
     pub list: ListConfig,
     pub shutdown: ShutdownConfig,
     pub log: LogConfig,
+    pub tracing: TracingConfig,
     /// The configured orgs, each with what its ways in need.
     pub orgs: Vec<OrgConfig>,
     /// The event hook's secrets where no org is configured.
@@ -635,6 +711,7 @@ impl Config {
             ListConfig::KEYS,
             ShutdownConfig::KEYS,
             LogConfig::KEYS,
+            TracingConfig::KEYS,
         ]
         .into_iter()
         .flatten()
@@ -783,6 +860,7 @@ impl Reader {
             list: ListConfig::read(&mut self),
             shutdown: ShutdownConfig::read(&mut self),
             log: LogConfig::read(&mut self),
+            tracing: TracingConfig::read(&mut self),
             orgs: Vec::new(),
             hook_of_any_org: HookSecrets::default(),
             warnings: Vec::new(),
@@ -973,6 +1051,7 @@ impl Reader {
             ("poll.retry_delay_max", config.poll.retry_delay_max),
             ("sources.failing_after", config.sources.failing_after),
             ("retention.interval", config.retention.interval),
+            ("tracing.export_timeout", config.tracing.export_timeout),
             ("storage.write_timeout", config.storage.write_timeout),
         ] {
             if duration.is_zero() {

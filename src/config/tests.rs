@@ -504,3 +504,32 @@ fn limits_of_the_ways_in_are_checked() {
     let open = load("[http]\naddr = '0.0.0.0:8080'", &[HOOK], &[]).unwrap();
     assert_eq!(open.config.warnings.len(), 1, "{:?}", open.config.warnings);
 }
+
+#[test]
+fn traces_go_to_a_collector_that_is_named_as_a_url() {
+    for url in [
+        "collector:4318",
+        "grpc://collector:4317",
+        "http://collector:4318/v1/traces",
+        "http://collector:4318/?a=b",
+    ] {
+        let file = format!("[tracing]\nendpoint = '{url}'");
+        check(&file, &[], &["must be the URL of a collector"]);
+    }
+    for ratio in ["-0.1", "1.5", "25%", "NaN"] {
+        let ratio = ("PROVIDENT_TRACING_SAMPLE_RATIO", ratio);
+        check("", &[ratio], &["must be a number from 0 to 1"]);
+    }
+    let file = "[tracing]\nendpoint = 'https://otel.example/intake/'\nsample_ratio = 0.05";
+    let loaded = load(file, &[], &[]).unwrap();
+    let tracing = &loaded.config.tracing;
+    let url = tracing.endpoint.traces();
+    assert_eq!(
+        url.as_deref(),
+        Some("https://otel.example/intake/v1/traces")
+    );
+    assert!((tracing.sample_ratio.get() - 0.05).abs() < f64::EPSILON);
+    let again = load(&loaded.to_toml(true), &[], &[]).unwrap();
+    assert_eq!(again.config, loaded.config);
+    assert_eq!(Config::default().tracing.endpoint.traces(), None);
+}

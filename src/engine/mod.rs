@@ -48,6 +48,7 @@ use crate::journal::{Appended, Bounds, Direction, Fingerprint, Journal, ReadErro
 use crate::okta::input::TooManyEvents;
 use crate::okta::org::OrgError;
 use crate::telemetry;
+use crate::telemetry::trace::Trace;
 use crate::wire::record::{AppendTime, RawPart, StoredEvent};
 
 /// Inputs below this many bytes are read on the caller's thread: about 30 events, 0.5 ms.
@@ -389,7 +390,10 @@ impl Engine {
         }
         let bytes = inputs.iter().map(Input::bytes).sum();
         let _room = self.0.intake.take(bytes)?;
+        let span = Trace::current().span("classify");
         let mut taken = self.prepare(org, inputs, bytes, intake, events_max).await?;
+        span.set_count("provident.events", taken.len());
+        drop(span);
         let state = state(&taken);
         // Before the place of a page is written, behind which nobody looks again.
         let no_events = taken.iter().filter_map(|taken| {

@@ -24,6 +24,7 @@ use crate::okta::log_event::format_time;
 use crate::okta::pace::Pace;
 use crate::okta::system_log::{FetchError, Fetched, LogPage, LogQuery, SystemLog};
 use crate::telemetry;
+use crate::telemetry::trace;
 
 /// What the state's keys of pollers begin with; the org follows.
 const KEY: &[u8] = b"poll/";
@@ -134,7 +135,9 @@ impl Poller {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
-            next = self.poll(&stop).await?;
+            let span = trace::root("poll");
+            span.set("provident.org", self.options.org.clone());
+            next = span.trace().within(self.poll(&stop)).await?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ use crate::domain::cursor::Seq;
 use crate::domain::filter::Filter;
 use crate::journal::{Direction, Journal, ReadError, ReadLimit};
 use crate::telemetry;
+use crate::telemetry::trace::{self, Trace};
 use crate::wire::record::{RawPart, StoredEvent};
 
 /// Events of one batch at the most, as the contract says.
@@ -167,6 +168,8 @@ pub struct EventStream {
     ends: Option<Instant>,
     /// The right to read as a subscription; `None` where nobody's place is kept.
     seat: Option<Seat>,
+    /// Of the call that opened it.
+    trace: Trace,
     _place: OwnedSemaphorePermit,
     _counted: telemetry::ReaderGuard,
 }
@@ -202,6 +205,7 @@ impl EventStream {
             ends: options.age_max.map(|age| now + age),
             options,
             seat,
+            trace: Trace::current().place(),
             _place: place,
             _counted: telemetry::ReaderGuard::new(),
         }
@@ -225,13 +229,39 @@ impl EventStream {
         self.leave();
         match &delivery {
             Ok(Delivery::Ending { .. }) | Err(_) => self.phase = Phase::Over,
-            Ok(Delivery::Batch(events)) => telemetry::streamed(events.len() as u64),
+            Ok(Delivery::Batch(events)) => {
+                telemetry::streamed(events.len() as u64);
+                self.trace_delivery(events);
+            }
             Ok(_) => {}
         }
         if let (Some(seat), Ok(delivery)) = (&self.seat, &delivery) {
             seat.sent(delivery.place());
         }
         Some(delivery)
+    }
+
+    /// Ends the way of events through the service in the traces that they came in, as far as those
+    /// are known: a trace is for what happens now.
+    fn trace_delivery(&self, events: &[StoredEvent]) {
+        let (Some(first), Some(last), true) = (events.first(), events.last(), trace::is_on())
+        else {
+            return;
+        };
+        for traced in self.tail.traced(first.seq, last.seq) {
+            let of_trace = |event: &&StoredEvent| (traced.first..=traced.last).contains(&event.seq);
+            let count = events.iter().filter(of_trace).count();
+            if count == 0 {
+                continue;
+            }
+            let span = traced
+                .trace
+                .span_since(traced.since, "deliver", &self.trace);
+            span.set_count("provident.events", count);
+            if let Some(seat) = &self.seat {
+                span.set("provident.subscription", seat.id().to_string());
+            }
+        }
     }
 
     /// Takes back what was left. What is gone is read again, in small pieces at first: there are more

@@ -644,6 +644,11 @@ pub struct Seat {
 }
 
 impl Seat {
+    /// The subscription's.
+    pub(super) fn id(&self) -> &SubscriptionId {
+        &self.id
+    }
+
     /// Notes that all up to a place was sent.
     pub(super) fn sent(&self, place: Seq) {
         self.sent.fetch_max(place.get(), Ordering::Release);

@@ -5,11 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use crate::domain::cursor::Seq;
 use crate::journal::ReadLimit;
+use crate::telemetry::trace::Trace;
 use crate::wire::record::StoredEvent;
 
 #[derive(Debug)]
@@ -25,6 +27,18 @@ struct Ring {
     bytes: usize,
     /// Every event after this place is in the ring.
     after: Seq,
+    /// In the events' order.
+    traced: VecDeque<Traced>,
+}
+
+/// Events next to each other that were taken in in one trace.
+#[derive(Clone, Debug)]
+pub struct Traced {
+    pub first: Seq,
+    pub last: Seq,
+    pub trace: Trace,
+    /// When they were durable.
+    pub since: SystemTime,
 }
 
 impl Tail {
@@ -35,6 +49,7 @@ impl Tail {
                 events: VecDeque::new(),
                 bytes: 0,
                 after: head,
+                traced: VecDeque::new(),
             }),
             head: watch::Sender::new(head),
             bytes_max,
@@ -51,8 +66,8 @@ impl Tail {
         self.head.subscribe()
     }
 
-    /// Shows events, in order, that have just become durable.
-    pub fn publish(&self, events: Vec<StoredEvent>) {
+    /// Shows events, in order, that have just become durable, with the traces of some.
+    pub fn publish(&self, events: Vec<StoredEvent>, traced: Vec<Traced>) {
         let Some(head) = events.last().map(|event| event.seq) else {
             return;
         };
@@ -61,6 +76,7 @@ impl Tail {
             ring.bytes += event.record_bytes();
             ring.events.push_back(event);
         }
+        ring.traced.extend(traced);
         while ring.bytes > self.bytes_max {
             let Some(oldest) = ring.events.pop_front() else {
                 break;
@@ -68,6 +84,12 @@ impl Tail {
             ring.bytes -= oldest.record_bytes();
             ring.after = oldest.seq;
         }
+        let after = ring.after;
+        while ring
+            .traced
+            .pop_front_if(|traced| traced.last <= after)
+            .is_some()
+        {}
         // With the ring still locked: who finds an event there finds it at or below the head.
         self.head.send_replace(head);
     }
@@ -91,6 +113,17 @@ impl Tail {
                 first || bytes <= limit.bytes_max
             });
         Some(events.cloned().collect())
+    }
+
+    /// The traces of events from `first` to `last`, as far as the ring reaches back.
+    pub fn traced(&self, first: Seq, last: Seq) -> Vec<Traced> {
+        let ring = self.lock();
+        let start = ring.traced.partition_point(|traced| traced.last < first);
+        let traced = ring.traced.iter().skip(start);
+        traced
+            .take_while(|traced| traced.first <= last)
+            .cloned()
+            .collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Ring> {

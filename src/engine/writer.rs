@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::query;
-use super::tail::Tail;
+use super::tail::{Tail, Traced};
 use crate::journal::{self, Appended, Batch, DedupeKey, Entry, Fingerprint, Journal, StateChange};
 use crate::telemetry;
+use crate::telemetry::trace::{self, Span, Trace};
 use crate::wire::record::{AppendTime, Draft, StoredEvent};
 
 /// Key of the state table: the newest append time, so that it never goes back, even when the
@@ -116,6 +117,7 @@ struct Call {
     events: Vec<Prepared>,
     state: Vec<StateChange>,
     bytes: usize,
+    trace: Trace,
     answer: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
     /// Given back when the call was answered.
     room: OwnedSemaphorePermit,
@@ -153,6 +155,7 @@ impl WriterHandle {
             events,
             state,
             bytes,
+            trace: Trace::current().place(),
             answer,
             room,
         };
@@ -315,8 +318,16 @@ impl Writer {
         let records: Vec<_> = entries.iter().map(|entry| entry.record.clone()).collect();
         let started = std::time::Instant::now();
         let state = state.changes();
+        let flushes = flushes(&calls);
         let append = self.journal.append(Batch { entries, state });
-        let appended = match in_time(self.write_timeout, append).await {
+        let outcome = in_time(self.write_timeout, append).await;
+        if let Err(error) = &outcome {
+            for span in &flushes {
+                span.failed(error.to_string());
+            }
+        }
+        drop(flushes);
+        let appended = match outcome {
             Ok(appended) => appended,
             Err(journal::AppendError::StorageFull {
                 free_bytes,
@@ -368,7 +379,7 @@ impl Writer {
             .collect();
         let bytes = new.iter().map(StoredEvent::record_bytes).sum();
         telemetry::flushed(started.elapsed(), new.len(), bytes);
-        self.tail.publish(new);
+        self.tail.publish(new, traced(&calls, &appended));
         telemetry::head(self.tail.head().get());
         let mut appended = appended.into_iter();
         for call in calls {
@@ -405,6 +416,7 @@ struct Sealed {
     /// Of the entries, in their order.
     uuids: Vec<String>,
     state: Vec<StateChange>,
+    trace: Trace,
     answer: oneshot::Sender<Result<Vec<Appended>, AppendError>>,
     /// Given back when the call was answered.
     _room: OwnedSemaphorePermit,
@@ -425,10 +437,47 @@ impl Call {
             entries,
             uuids,
             state: self.state,
+            trace: self.trace,
             answer: self.answer,
             _room: self.room,
         }
     }
+}
+
+/// The flush as a part of each call whose trace is recorded.
+fn flushes(calls: &[Sealed]) -> Vec<Span> {
+    let recorded = calls.iter().filter(|call| call.trace.is_recorded());
+    let begin = |call: &Sealed| {
+        let span = call.trace.span("flush");
+        span.set_count("provident.events", call.entries.len());
+        span.set_count("provident.batch.calls", calls.len());
+        span
+    };
+    recorded.map(begin).collect()
+}
+
+/// Where the new events of calls whose trace is recorded are.
+fn traced(calls: &[Sealed], appended: &[Appended]) -> Vec<Traced> {
+    if !calls.iter().any(|call| call.trace.is_recorded()) {
+        return Vec::new();
+    }
+    let since = trace::now();
+    let mut appended = appended.iter();
+    let placed = calls.iter().filter_map(|call| {
+        let of_call = appended.by_ref().take(call.entries.len());
+        let mut new = of_call.filter_map(|appended| match appended {
+            Appended::New(seq) => Some(*seq),
+            Appended::Known { .. } => None,
+        });
+        let first = new.next()?;
+        Some(Traced {
+            first,
+            last: new.last().unwrap_or(first),
+            trace: call.trace.clone(),
+            since,
+        })
+    });
+    placed.filter(|traced| traced.trace.is_recorded()).collect()
 }
 
 fn refuse(calls: Vec<Sealed>, error: &AppendError) {

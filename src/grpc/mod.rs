@@ -11,6 +11,7 @@ pub mod requests;
 pub mod sources;
 pub mod status;
 pub mod subscriptions;
+pub mod traced;
 
 /// Server traits, generated from `proto/`; see `build.rs`.
 mod generated {
@@ -144,7 +145,7 @@ pub async fn router(
         .initial_connection_window_size(WINDOW_BYTES.1)
         .http2_keepalive_interval(Some(limits.keepalive_interval))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .add_routes(requests::bounded(routes, limits));
+        .add_routes(traced::traced(requests::bounded(routes, limits)));
     Ok((served, reporter))
 }
 

@@ -29,7 +29,7 @@ use crate::engine::{EngineSlot, IngestError, Ingested, Outcome};
 use crate::okta::group_push_failed::kept_headers;
 use crate::okta::input;
 use crate::okta::org::Orgs;
-use crate::telemetry;
+use crate::telemetry::{self, trace};
 
 /// The header by which Okta asks, once, whether the endpoint wants its events.
 const CHALLENGE: &str = "x-okta-verification-challenge";
@@ -250,11 +250,36 @@ impl Hooks {
     ) -> Result<(), Refused> {
         let (parts, body) = request.into_parts();
         let candidates = self.of_path(org)?;
-        let mut allowed = self.authenticated(&candidates, &parts.headers)?;
+        let allowed = self.authenticated(&candidates, &parts.headers)?;
+        // Strangers make no traces.
+        let span = trace::serve("POST /hooks/okta", &parts.headers);
+        span.set("http.request.method", "POST");
+        let taking = self.take_of(allowed, org, &parts.headers, body, source);
+        let taken = span.trace().within(taking).await;
+        let status = match &taken {
+            Ok(()) => StatusCode::NO_CONTENT,
+            Err(refused) => refused.status,
+        };
+        span.set("http.response.status_code", i64::from(status.as_u16()));
+        if status.is_server_error() {
+            span.failed(status.to_string());
+        }
+        taken
+    }
+
+    /// Takes a delivery of one of the orgs whose secret it holds.
+    async fn take_of(
+        &self,
+        mut allowed: Vec<&HookOrg>,
+        org: Option<&str>,
+        headers: &HeaderMap,
+        body: Body,
+        source: &mut Option<Arc<Source>>,
+    ) -> Result<(), Refused> {
         if let [only] = allowed[..] {
             *source = self.sources.find(Intake::EventHook, &only.org);
         }
-        let (body, _room) = self.body(&parts.headers, body).await?;
+        let (body, _room) = self.body(headers, body).await?;
         if allowed.len() > 1 {
             let hook = self.by_source(&allowed, &body);
             allowed = vec![hook.map_err(|refused| Refused {
@@ -274,7 +299,7 @@ impl Hooks {
             .engine
             .get()
             .ok_or_else(|| later("the journal is being opened"))?;
-        let headers = kept_headers(self.texts(&parts.headers), &self.options.kept_headers);
+        let headers = kept_headers(self.texts(headers), &self.options.kept_headers);
         let delivered = engine
             .deliver(
                 org,

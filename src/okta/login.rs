@@ -164,9 +164,7 @@ async fn fetch_token(
         ("client_assertion", assertion.as_str()),
     ];
     let request = http.post(url).header("accept", "application/json");
-    let answer = request
-        .form(&form)
-        .send()
+    let answer = super::system_log::send(request.form(&form), "POST /oauth2/v1/token")
         .await
         .map_err(LoginError::Unreachable)?;
     let status = answer.status();

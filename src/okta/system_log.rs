@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use jiff::fmt::rfc2822::DateTimeParser;
 use reqwest::header::{self, HeaderMap};
-use reqwest::{StatusCode, Url};
+use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ use super::log_event::format_time;
 use super::login::{Login, LoginError};
 use crate::config::ApiConfig;
 use crate::domain::event::Timestamp;
+use crate::telemetry::trace::Trace;
 
 const PATH: &str = "/api/v1/logs";
 
@@ -231,7 +232,7 @@ impl SystemLog {
             .get(url)
             .header(header::ACCEPT, "application/json")
             .header(header::AUTHORIZATION, authorization);
-        let answer = match request.send().await {
+        let answer = match send(request, "GET /api/v1/logs").await {
             Ok(answer) => answer,
             Err(error) => return FetchError::Unreachable(error.without_url()).into(),
         };
@@ -290,6 +291,30 @@ impl SystemLog {
         })?;
         Ok(path_and_query(&url))
     }
+}
+
+/// Sends a request as a part of the trace that it is made in, and gives the head of the answer.
+pub(super) async fn send(
+    request: RequestBuilder,
+    name: &'static str,
+) -> Result<reqwest::Response, reqwest::Error> {
+    let span = Trace::current().request(name);
+    let answer = request.headers(span.trace().headers()).send().await;
+    match &answer {
+        Ok(answer) => {
+            let status = answer.status();
+            span.set("http.response.status_code", i64::from(status.as_u16()));
+            span.set(
+                "server.address",
+                answer.url().host_str().unwrap_or_default().to_owned(),
+            );
+            if status.is_client_error() || status.is_server_error() {
+                span.failed(status.to_string());
+            }
+        }
+        Err(_) => span.failed("no answer"),
+    }
+    answer
 }
 
 fn path_and_query(url: &Url) -> String {

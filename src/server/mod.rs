@@ -44,7 +44,7 @@ use crate::journal::embedded::{EmbeddedJournal, EmbeddedOptions};
 use crate::journal::memory::MemoryJournal;
 use crate::okta::org::Orgs;
 use crate::shutdown::Tasks;
-use crate::telemetry::{self, Log};
+use crate::telemetry::{self, Log, Metrics};
 
 /// How much longer than an answer may take its connection is waited for at a stop.
 const HTTP_STOP_MARGIN: Duration = Duration::from_millis(250);
@@ -53,7 +53,7 @@ const HTTP_STOP_MARGIN: Duration = Duration::from_millis(250);
 const ADMIN_GRACE: Duration = Duration::from_millis(250);
 
 /// Runs the service until it is told to stop, or a part of it fails.
-pub async fn serve(config: Config, log: Log) -> anyhow::Result<()> {
+pub async fn serve(config: Config, log: Log, metrics: Metrics) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -70,7 +70,7 @@ pub async fn serve(config: Config, log: Log) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
     let stop = tasks.stop_signal();
     let (serving, is_serving) = watch::channel(false);
-    spawn_admin(&mut tasks, admin_listener, log, is_serving)?;
+    spawn_admin(&mut tasks, admin_listener, log, metrics, is_serving);
 
     let slot = EngineSlot::default();
     let grpc_stop = CancellationToken::new();
@@ -402,9 +402,9 @@ fn spawn_admin(
     tasks: &mut Tasks,
     listener: TcpListener,
     log: Log,
+    metrics: Metrics,
     serving: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
-    let metrics = telemetry::install_metrics().context("metrics can't be recorded")?;
+) {
     let admin = Admin {
         metrics: metrics.clone(),
         log,
@@ -430,7 +430,6 @@ fn spawn_admin(
             }
         }
     });
-    Ok(())
 }
 
 /// The signals that mean: stop.

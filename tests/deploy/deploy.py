@@ -45,6 +45,8 @@ EVERYTHING = {
     "metrics.dashboard.enabled": "true",
     "secretMounts[0].secret": "acme",
     "secretMounts[0].mountPath": "/secrets/acme",
+    "tracing.endpoint": "http://collector.observability:4318",
+    "tracing.sampleRatio": "0.25",
     "tests.org": "acme.okta.com",
     "extraEnv[0].name": "RUST_BACKTRACE",
     "extraEnv[0].value": "on",
@@ -79,6 +81,8 @@ REFUSED = [
     ({"probes.kind": "tcp"}, "1.30", "kind"),
     ({"persistance.size": "1Gi"}, "1.30", "persistance"),
     ({"persistence.size": "lots"}, "1.30", "size"),
+    ({"tracing.endpoint": "collector:4318"}, "1.30", "endpoint"),
+    ({"tracing.sampleRatio": "25"}, "1.30", "sampleRatio"),
     ({"updateStrategy": "Recreate"}, "1.30", "updateStrategy"),
 ]
 

@@ -87,10 +87,11 @@ def encoded(event):
 class Server:
     """A server on ports of its own, unless one is given for gRPC."""
 
-    def __init__(self, binary, data_dir, grpc_addr="127.0.0.1:0"):
+    def __init__(self, binary, data_dir, grpc_addr="127.0.0.1:0", settings=None):
+        ours = ("PROVIDENT_", "OTEL_")
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("PROVIDENT_")
-        }
+            name: value for name, value in os.environ.items() if not name.startswith(ours)
+        } | (settings or {})
         self.process = subprocess.Popen(
             [
                 binary, "serve", "--log-format", "json", "--data-dir", str(data_dir),
@@ -119,6 +120,8 @@ class Server:
                 continue
             if fields.get("message") == "listening":
                 self.address = fields["grpc_addr"]
+                self.admin = fields["admin_addr"]
+                self.hooks = fields.get("http_addr")
                 break
 
     def wait_until_serving(self, channel):

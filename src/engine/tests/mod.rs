@@ -1075,3 +1075,46 @@ async fn a_page_and_the_place_after_it_are_one_write() {
     assert_eq!(state.as_deref(), Some(&b"two"[..]));
     assert_eq!(running.engine.bounds().head.get(), 1);
 }
+
+#[tokio::test]
+async fn the_traces_of_new_events_are_known_as_long_as_they_are_in_memory() {
+    // About four events.
+    let limits = EngineLimits {
+        tail_bytes_max: 2048,
+        ..LIMITS
+    };
+    let running = start(limits).await;
+    let engine = &running.engine;
+    let mut headers = axum::http::HeaderMap::new();
+    headers.insert(
+        "traceparent",
+        axum::http::HeaderValue::from_static(
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
+    );
+    let trace = Trace::of_caller(&headers);
+    let seq = |number: u64| Seq::new(number);
+    let traced = |first: u64, last: u64| {
+        let traced = engine.0.tail.traced(seq(first), seq(last));
+        let places = traced
+            .iter()
+            .map(|traced| (traced.first.get(), traced.last.get()));
+        places.collect::<Vec<_>>()
+    };
+
+    trace.within(ingest(engine, &["a", "b"])).await.unwrap();
+    ingest(engine, &["c"]).await.unwrap();
+    trace.within(ingest(engine, &["a"])).await.unwrap();
+    trace.within(ingest(engine, &["a", "d"])).await.unwrap();
+    assert_eq!(traced(1, 4), [(1, 2), (4, 4)]);
+    assert_eq!(traced(2, 3), [(1, 2)]);
+    assert_eq!(traced(3, 3), []);
+
+    for uuid in 0..50 {
+        let uuid = uuid.to_string();
+        trace.within(ingest(engine, &[&uuid])).await.unwrap();
+    }
+    let kept = traced(1, 54);
+    assert!(!kept.is_empty() && kept.len() < 10, "{kept:?}");
+    assert_eq!(kept.last(), Some(&(54, 54)));
+}

@@ -1,8 +1,10 @@
-//! What the service tells of itself: every metric with its name, unit and help, and the log.
+//! What the service tells of itself: every metric with its name, unit and help, the log, and traces.
 //!
 //! Names are data here and nowhere else. Label values come from enums and from the configuration; the
 //! two that come from outside, of applications and of subscriptions, are bounded in number.
 //! Recording never waits. Names none of our other modules.
+
+pub mod trace;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -54,6 +56,7 @@ const SOURCE_EVENT: &str = "provident_source_last_event_timestamp_seconds";
 const SOURCE_LAG: &str = "provident_source_lag_seconds";
 const SOURCE_ERRORS: &str = "provident_source_errors_total";
 const SOURCE_GAPS: &str = "provident_source_gaps_total";
+const TRACE_SPANS: &str = "provident_trace_spans_total";
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -317,6 +320,13 @@ const METRICS: &[Metric] = &[
         Unit::Count,
         &["intake", "org"],
         "How often a stored place in a System Log was lost, so that events may be missing",
+    ),
+    (
+        TRACE_SPANS,
+        Kind::Counter,
+        Unit::Count,
+        &["status"],
+        "Spans of traces, by whether the collector took them",
     ),
 ];
 
@@ -583,7 +593,7 @@ pub enum LogFormat {
 
 /// Libraries' own lines: the store's mean nothing to who runs the service unless something is wrong,
 /// and what is wrong with a certificate is told by whoever asked.
-const QUIET: &str = "fjall=warn,lsm_tree=warn,rustls_platform_verifier=off";
+const QUIET: &str = "fjall=warn,lsm_tree=warn,opentelemetry=warn,rustls_platform_verifier=off";
 
 /// The log of this process: what of it is written can be changed while it runs. Cheap to clone.
 #[derive(Clone, Debug)]

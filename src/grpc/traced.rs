@@ -1,0 +1,84 @@
+//! A span for each call, in its caller's trace if it has one.
+//!
+//! It ends with the head of the answer, which is all of it but for a stream: that may go on for weeks,
+//! and shows in the traces of what it delivers. Names are OpenTelemetry's conventions for gRPC.
+
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+
+use crate::telemetry::trace;
+
+/// What the conventions call a method that there is not.
+const NO_METHOD: &str = "_OTHER";
+
+/// Follows calls to our services, if traces are recorded.
+pub fn traced(routes: Routes) -> Routes {
+    if !trace::is_on() {
+        return routes;
+    }
+    routes.into_axum_router().layer(from_fn(follow)).into()
+}
+
+async fn follow(request: Request, next: Next) -> Response {
+    let method = request.uri().path().trim_start_matches('/');
+    // Health is asked for every few seconds.
+    if !method.starts_with("provident.v1.") {
+        return next.run(request).await;
+    }
+    let method = method.to_owned();
+    let span = trace::serve(method.clone(), request.headers());
+    span.set("rpc.system.name", "grpc");
+    let response = span.trace().within(next.run(request)).await;
+    let status = Status::from_header_map(response.headers());
+    let code = status.map_or(Code::Ok, |status| status.code());
+    span.set("rpc.response.status_code", name(code));
+    if code == Code::Unimplemented {
+        span.rename(NO_METHOD);
+        span.set("rpc.method", NO_METHOD);
+    } else {
+        span.set("rpc.method", method);
+    }
+    if is_ours(code) {
+        span.failed(name(code));
+    }
+    response
+}
+
+/// Whether a failure is the server's, not the caller's.
+fn is_ours(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}
+
+/// The code as gRPC's specification writes it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
