@@ -312,8 +312,8 @@ pub fn begin_epoch(config: &Config) -> anyhow::Result<JournalId> {
     let JournalConfig::Embedded { data_dir, .. } = &config.journal else {
         bail!("a journal in memory has one epoch");
     };
-    if !data_dir.is_dir() {
-        bail!("there is no directory {}", data_dir.display());
+    if !EmbeddedJournal::is_in(data_dir) {
+        bail!("there is no journal in {}", data_dir.display());
     }
     let journal = EmbeddedJournal::open(EmbeddedOptions::new(data_dir.clone(), new_journal_id()))?;
     Ok(journal.begin_epoch()?)

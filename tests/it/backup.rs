@@ -83,12 +83,16 @@ async fn a_restored_backup_goes_on_in_a_new_epoch() {
 #[test]
 fn no_epoch_begins_where_there_is_no_journal() {
     let scratch = scratch();
-    let missing = scratch.path().join("missing");
-    let mut command = provident();
-    command.args(["journal", "new-epoch", "--data-dir"]);
-    let said = command.arg(&missing).output().unwrap();
-    let text = String::from_utf8(said.stderr).unwrap();
-    assert!(!said.status.success());
-    assert!(text.contains("there is no directory"), "{text}");
+    let (missing, empty) = (scratch.path().join("missing"), scratch.path().join("empty"));
+    std::fs::create_dir(&empty).unwrap();
+    for data in [&missing, &empty] {
+        let mut command = provident();
+        command.args(["journal", "new-epoch", "--data-dir"]);
+        let said = command.arg(data).output().unwrap();
+        let text = String::from_utf8(said.stderr).unwrap();
+        assert!(!said.status.success());
+        assert!(text.contains("there is no journal in"), "{text}");
+    }
     assert!(!missing.exists());
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0);
 }

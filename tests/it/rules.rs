@@ -57,6 +57,16 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
+fn the_example_of_the_documentation_is_a_file_that_can_be_used() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = std::fs::read_to_string(root.join("examples/rules.toml")).unwrap();
+    let docs = std::fs::read_to_string(root.join("docs/rules.md")).unwrap();
+    assert!(docs.contains(&format!("```toml\n{example}```")));
+    let checked = run(root, &["rules", "check", "examples/rules.toml"]);
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+}
+
+#[test]
 fn rules_check_tells_every_mistake_with_its_line() {
     let directory = scratch();
     write(directory.path(), "good.toml", GOOD);

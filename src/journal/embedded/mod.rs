@@ -28,6 +28,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::anyhow;
@@ -156,6 +157,11 @@ impl EmbeddedJournal {
             }),
             reads: Semaphore::new(READS_MAX),
         })
+    }
+
+    /// Whether a directory has a journal, in whatever state.
+    pub fn is_in(data_dir: &Path) -> bool {
+        data_dir.join(directory::JOURNAL).is_dir()
     }
 
     /// Begins a new epoch and closes the journal: no cursor that was given before counts any more.
