@@ -515,19 +515,23 @@ impl CollectorUrl {
 
 impl Value for CollectorUrl {
     fn read(text: &str) -> Result<Self, String> {
-        let is_collector = |url: reqwest::Url| {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let is_collector = |url: &reqwest::Url| {
             matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
                 && url.query().is_none()
                 && url.fragment().is_none()
                 && !url.path().trim_end_matches('/').ends_with("/v1/traces")
         };
-        if text.is_empty() || reqwest::Url::parse(text).is_ok_and(is_collector) {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(
-            "must be the URL of a collector, such as http://collector:4318, without /v1/traces"
-                .to_owned(),
-        )
+        let url = reqwest::Url::parse(text).ok().filter(is_collector);
+        url.map(|url| Self(url.to_string())).ok_or_else(|| {
+            "must be the URL of a collector, such as http://collector:4318, without /v1/traces and \
+             without a login, which OTEL_EXPORTER_OTLP_HEADERS may hold"
+                .to_owned()
+        })
     }
 
     fn toml(&self) -> String {
@@ -563,14 +567,15 @@ impl Value for Ratio {
 
 section! {
     /// Traces of what calls go through, for an OpenTelemetry collector. OpenTelemetry's own variables
-    /// add headers (`OTEL_EXPORTER_OTLP_HEADERS`) and attributes (`OTEL_RESOURCE_ATTRIBUTES`).
+    /// add headers, such as a login (`OTEL_EXPORTER_OTLP_HEADERS`), and attributes
+    /// (`OTEL_RESOURCE_ATTRIBUTES`).
     TracingConfig = "tracing" {
         /// URL of a collector that takes OTLP over HTTP, such as `http://collector:4318`; switches traces
-        /// on. Default none. `/v1/traces` is put behind it.
+        /// on. Default none. `/v1/traces` is put behind it. HTTPS goes by the proxy that `HTTPS_PROXY` names.
         endpoint: CollectorUrl = CollectorUrl::default(),
         /// Which part of the traces that begin here is recorded, 0 to 1. Default 1. For a call that comes
-        /// with a trace (W3C `traceparent`) its caller has decided. Lower it where many calls or readers
-        /// cost the collector too much: each reader adds a span to a trace.
+        /// with a trace (W3C `traceparent`) its caller has decided. Lower it where calls that come without
+        /// one cost the collector too much: each reader adds a span to a trace.
         sample_ratio: Ratio = Ratio(1.0),
         /// How long the collector may take to answer. Default 10s.
         export_timeout: Duration = Duration::from_secs(10),

@@ -512,6 +512,7 @@ fn traces_go_to_a_collector_that_is_named_as_a_url() {
         "grpc://collector:4317",
         "http://collector:4318/v1/traces",
         "http://collector:4318/?a=b",
+        "https://user:key@collector",
     ] {
         let file = format!("[tracing]\nendpoint = '{url}'");
         check(&file, &[], &["must be the URL of a collector"]);

@@ -390,10 +390,14 @@ impl Engine {
         }
         let bytes = inputs.iter().map(Input::bytes).sum();
         let _room = self.0.intake.take(bytes)?;
-        let span = Trace::current().span("classify");
-        let mut taken = self.prepare(org, inputs, bytes, intake, events_max).await?;
-        span.set_count("provident.events", taken.len());
+        let mut span = Trace::current().span("classify");
+        let prepared = self.prepare(org, inputs, bytes, intake, events_max).await;
+        match &prepared {
+            Ok(taken) => span.set_count("provident.events", taken.len()),
+            Err(error) => span.failed(error.to_string()),
+        }
         drop(span);
+        let mut taken = prepared?;
         let state = state(&taken);
         // Before the place of a page is written, behind which nobody looks again.
         let no_events = taken.iter().filter_map(|taken| {

@@ -135,7 +135,7 @@ impl Poller {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(wait) => {}
             }
-            let span = trace::root("poll");
+            let mut span = trace::root("poll");
             span.set("provident.org", self.options.org.clone());
             next = span.trace().within(self.poll(&stop)).await?;
         }

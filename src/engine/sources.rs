@@ -113,8 +113,7 @@ impl Source {
         status.lag = Some(lag);
         status.last_published = status.last_published.max(newest);
         drop(status);
-        let some = !events.is_empty();
-        telemetry::source_heard(self.intake.name(), &self.org, now.seconds, lag, some);
+        telemetry::source_heard(self.intake.name(), &self.org, now.seconds, lag);
     }
 
     /// An attempt came to nothing.

@@ -241,20 +241,19 @@ impl EventStream {
         Some(delivery)
     }
 
-    /// Ends the way of events through the service in the traces that they came in, as far as those
-    /// are known: a trace is for what happens now.
+    /// Ends the way of new events through the service, in the traces that they came in.
     fn trace_delivery(&self, events: &[StoredEvent]) {
         let (Some(first), Some(last), true) = (events.first(), events.last(), trace::is_on())
         else {
             return;
         };
-        for traced in self.tail.traced(first.seq, last.seq) {
+        for traced in self.tail.traced(first.seq, last.seq, trace::now()) {
             let of_trace = |event: &&StoredEvent| (traced.first..=traced.last).contains(&event.seq);
             let count = events.iter().filter(of_trace).count();
             if count == 0 {
                 continue;
             }
-            let span = traced
+            let mut span = traced
                 .trace
                 .span_since(traced.since, "deliver", &self.trace);
             span.set_count("provident.events", count);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
@@ -13,6 +13,13 @@ use crate::domain::cursor::Seq;
 use crate::journal::ReadLimit;
 use crate::telemetry::trace::Trace;
 use crate::wire::record::StoredEvent;
+
+/// Traces that are known of what is in the ring: each takes some hundred bytes that the ring does not
+/// count.
+const TRACED_MAX: usize = 10_000;
+
+/// How long after events were durable their delivery is still a part of their trace.
+const TRACED_AGE_MAX: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub struct Tail {
@@ -77,6 +84,8 @@ impl Tail {
             ring.events.push_back(event);
         }
         ring.traced.extend(traced);
+        let too_many = ring.traced.len().saturating_sub(TRACED_MAX);
+        ring.traced.drain(..too_many);
         while ring.bytes > self.bytes_max {
             let Some(oldest) = ring.events.pop_front() else {
                 break;
@@ -115,13 +124,19 @@ impl Tail {
         Some(events.cloned().collect())
     }
 
-    /// The traces of events from `first` to `last`, as far as the ring reaches back.
-    pub fn traced(&self, first: Seq, last: Seq) -> Vec<Traced> {
+    /// The traces of events from `first` to `last` that are new: who reads what is old is no part of how
+    /// it came.
+    pub fn traced(&self, first: Seq, last: Seq, now: SystemTime) -> Vec<Traced> {
+        let is_new = |traced: &&Traced| {
+            let age = now.duration_since(traced.since).unwrap_or_default();
+            age <= TRACED_AGE_MAX
+        };
         let ring = self.lock();
         let start = ring.traced.partition_point(|traced| traced.last < first);
         let traced = ring.traced.iter().skip(start);
         traced
             .take_while(|traced| traced.first <= last)
+            .filter(is_new)
             .cloned()
             .collect()
     }

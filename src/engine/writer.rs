@@ -448,7 +448,7 @@ impl Call {
 fn flushes(calls: &[Sealed]) -> Vec<Span> {
     let recorded = calls.iter().filter(|call| call.trace.is_recorded());
     let begin = |call: &Sealed| {
-        let span = call.trace.span("flush");
+        let mut span = call.trace.span("flush");
         span.set_count("provident.events", call.entries.len());
         span.set_count("provident.batch.calls", calls.len());
         span

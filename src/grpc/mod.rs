@@ -104,6 +104,7 @@ pub async fn router(
     limits: GrpcLimits,
     reflection: bool,
 ) -> anyhow::Result<(Router, HealthReporter)> {
+    status::tell_reasons();
     let (reporter, health) = tonic_health::server::health_reporter();
     set_serving(&reporter, false).await;
     set_sources_well(&reporter, true).await;

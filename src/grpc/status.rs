@@ -22,6 +22,7 @@ use crate::okta::group_push_failed::CardError;
 use crate::okta::log_event::NotAnEvent;
 use crate::okta::org::OrgError;
 use crate::telemetry;
+use crate::wire::CONTRACT;
 use crate::wire::convert::FieldError;
 use crate::wire::v1::ErrorReason;
 
@@ -78,7 +79,7 @@ impl Refusal {
             field,
         } = *self.0;
         let name = reason_name(reason);
-        telemetry::refused(name);
+        telemetry::refused(name, 1);
         // Messages quote what was sent, and clients take no more than 8 to 16 KiB of trailers.
         let message = cut(message);
         let mut details = ErrorDetails::new();
@@ -99,6 +100,20 @@ impl Refusal {
             _ => {}
         }
         Status::with_error_details_and_metadata(code, message, details, trailers)
+    }
+}
+
+/// Lets metrics know of every reason before there is a refusal.
+pub fn tell_reasons() {
+    let reasons = CONTRACT
+        .get_enum_by_name("provident.v1.ErrorReason")
+        .expect("the contract has the reasons");
+    for reason in reasons.values() {
+        if let Some(reason) = ErrorReason::from_str_name(reason.name())
+            && reason != ErrorReason::Unspecified
+        {
+            telemetry::refused(reason_name(reason), 0);
+        }
     }
 }
 

@@ -10,9 +10,12 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 
 use crate::telemetry::trace;
+use crate::wire::CONTRACT;
 
 /// What the conventions call a method that there is not.
 const NO_METHOD: &str = "_OTHER";
+
+const CODE: &str = "rpc.response.status_code";
 
 /// Follows calls to our services, if traces are recorded.
 pub fn traced(routes: Routes) -> Routes {
@@ -28,23 +31,32 @@ async fn follow(request: Request, next: Next) -> Response {
     if !method.starts_with("provident.v1.") {
         return next.run(request).await;
     }
-    let method = method.to_owned();
-    let span = trace::serve(method.clone(), request.headers());
+    let method = if exists(method) {
+        method.to_owned()
+    } else {
+        NO_METHOD.to_owned()
+    };
+    let mut span = trace::serve(method.clone(), request.headers());
     span.set("rpc.system.name", "grpc");
+    span.set("rpc.method", method);
+    // The caller goes, or its deadline passes.
+    span.set_otherwise(CODE, name(Code::Cancelled));
     let response = span.trace().within(next.run(request)).await;
     let status = Status::from_header_map(response.headers());
     let code = status.map_or(Code::Ok, |status| status.code());
-    span.set("rpc.response.status_code", name(code));
-    if code == Code::Unimplemented {
-        span.rename(NO_METHOD);
-        span.set("rpc.method", NO_METHOD);
-    } else {
-        span.set("rpc.method", method);
-    }
+    span.set(CODE, name(code));
     if is_ours(code) {
         span.failed(name(code));
     }
     response
+}
+
+/// Whether there is a method of that name: what callers make up is not taken over.
+fn exists(path: &str) -> bool {
+    let service = path
+        .split_once('/')
+        .and_then(|(service, method)| Some((CONTRACT.get_service_by_name(service)?, method)));
+    service.is_some_and(|(service, method)| service.methods().any(|ours| ours.name() == method))
 }
 
 /// Whether a failure is the server's, not the caller's.

@@ -252,8 +252,10 @@ impl Hooks {
         let candidates = self.of_path(org)?;
         let allowed = self.authenticated(&candidates, &parts.headers)?;
         // Strangers make no traces.
-        let span = trace::serve("POST /hooks/okta", &parts.headers);
+        let mut span = trace::serve("POST /hooks/okta", &parts.headers);
         span.set("http.request.method", "POST");
+        // It took too long.
+        span.set_otherwise("http.response.status_code", 503);
         let taking = self.take_of(allowed, org, &parts.headers, body, source);
         let taken = span.trace().within(taking).await;
         let status = match &taken {

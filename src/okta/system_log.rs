@@ -298,7 +298,7 @@ pub(super) async fn send(
     request: RequestBuilder,
     name: &'static str,
 ) -> Result<reqwest::Response, reqwest::Error> {
-    let span = Trace::current().request(name);
+    let mut span = Trace::current().request(name);
     let answer = request.headers(span.trace().headers()).send().await;
     match &answer {
         Ok(answer) => {

@@ -212,11 +212,15 @@ pub(super) fn spawn_source_watch(tasks: &mut Tasks, sources: Sources, health: He
             for (source, before) in sources.all().iter().zip(&mut before) {
                 let state = sources.judge(source);
                 let (intake, org) = (source.intake.name(), source.org.as_str());
-                telemetry::source_well(intake, org, state == SourceState::Well);
+                let status = source.snapshot();
+                // Also after a restart, and before the first one has come.
+                let last_event = status.last_event.unwrap_or(status.started);
+                let is_well = state == SourceState::Well;
+                telemetry::source_watched(intake, org, is_well, last_event.seconds);
                 if std::mem::replace(before, state) == state {
                     continue;
                 }
-                let last_error = source.snapshot().last_error.map(|(_, error)| error);
+                let last_error = status.last_error.map(|(_, error)| error);
                 match state {
                     SourceState::Well => tracing::info!(intake, org, "a source is well again"),
                     SourceState::Failing => {

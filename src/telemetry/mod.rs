@@ -214,7 +214,7 @@ const METRICS: &[Metric] = &[
         Kind::Counter,
         Unit::Count,
         &["reason"],
-        "Calls refused, by reason",
+        "gRPC calls refused, by reason",
     ),
     (
         SUBSCRIPTIONS,
@@ -298,7 +298,7 @@ const METRICS: &[Metric] = &[
         Kind::Gauge,
         Unit::Seconds,
         &["intake", "org"],
-        "When a source last brought an event",
+        "When a source last brought an event; until it has, since when the service has been waiting for one",
     ),
     (
         SOURCE_LAG,
@@ -326,7 +326,7 @@ const METRICS: &[Metric] = &[
         Kind::Counter,
         Unit::Count,
         &["status"],
-        "Spans of traces, by whether the collector took them",
+        "Spans of traces: those that ended, and of these what the collector took or not; the rest was too much at once",
     ),
 ];
 
@@ -546,8 +546,9 @@ pub fn streamed(events: u64) {
     counter!(STREAMED).increment(events);
 }
 
-pub fn refused(reason: &'static str) {
-    counter!(REFUSED, "reason" => reason).increment(1);
+/// Counts refused calls; told of none at the start, the first one is an increase.
+pub fn refused(reason: &'static str, calls: u64) {
+    counter!(REFUSED, "reason" => reason).increment(calls);
 }
 
 pub fn delivery(status: u16, took: Duration) {
@@ -559,21 +560,22 @@ pub fn polled(org: &str, answer: &'static str) {
     counter!(POLLS, "org" => org.to_owned(), "answer" => answer).increment(1);
 }
 
-/// How a source is; orgs come from the configuration, so there are few.
-pub fn source_well(intake: &'static str, org: &str, well: bool) {
-    gauge!(SOURCE_WELL, "intake" => intake, "org" => org.to_owned()).set(f64::from(u8::from(well)));
-    counter!(SOURCE_ERRORS, "intake" => intake, "org" => org.to_owned()).increment(0);
-    counter!(SOURCE_GAPS, "intake" => intake, "org" => org.to_owned()).increment(0);
+/// How a source is, and when it last brought an event, or else when it began to be there; orgs come from
+/// the configuration, so there are few.
+#[expect(clippy::cast_precision_loss, reason = "seconds far below 2^52")]
+pub fn source_watched(intake: &'static str, org: &str, well: bool, last_event: i64) {
+    let org = || org.to_owned();
+    gauge!(SOURCE_WELL, "intake" => intake, "org" => org()).set(f64::from(u8::from(well)));
+    gauge!(SOURCE_EVENT, "intake" => intake, "org" => org()).set(last_event as f64);
+    counter!(SOURCE_ERRORS, "intake" => intake, "org" => org()).increment(0);
+    counter!(SOURCE_GAPS, "intake" => intake, "org" => org()).increment(0);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "seconds far below 2^52")]
-pub fn source_heard(intake: &'static str, org: &str, now: i64, lag: Duration, events: bool) {
+pub fn source_heard(intake: &'static str, org: &str, now: i64, lag: Duration) {
     let org = || org.to_owned();
     gauge!(SOURCE_SUCCESS, "intake" => intake, "org" => org()).set(now as f64);
     gauge!(SOURCE_LAG, "intake" => intake, "org" => org()).set(lag.as_secs_f64());
-    if events {
-        gauge!(SOURCE_EVENT, "intake" => intake, "org" => org()).set(now as f64);
-    }
 }
 
 pub fn source_failed(intake: &'static str, org: &str) {

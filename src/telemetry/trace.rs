@@ -2,30 +2,37 @@
 //! OpenTelemetry collector.
 //!
 //! Off until [`install`]: then no span is made, and asking costs a look. A caller's trace goes on here
-//! (W3C trace context), and its decision whether to record counts. Recording never waits; what the
-//! collector does not take is counted and lost.
+//! (W3C trace context), and its decision whether to record counts. Recording never waits; spans that the
+//! collector does not take are lost, and so are those that end while too many wait to be sent.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use axum::http::{HeaderMap, HeaderValue};
+use async_trait::async_trait;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 use metrics::counter;
 use opentelemetry::context::{FutureExt as _, WithContext};
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{
     SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
 };
-use opentelemetry::{Context, KeyValue, Value};
-use opentelemetry_http::{HeaderExtractor, HeaderInjector};
+use opentelemetry::{Context, Key, KeyValue, Value};
+use opentelemetry_http::{
+    HeaderExtractor, HeaderInjector, HttpClient, HttpError, Request, Response,
+};
 use opentelemetry_otlp::{
     ExporterBuildError, SpanExporter as OtlpExporter, WithExportConfig as _, WithHttpConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
+use opentelemetry_sdk::resource::{
+    EnvResourceDetector, ResourceDetector as _, SdkProvidedResourceDetector,
+    TelemetryResourceDetector,
+};
 use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
 
 use super::TRACE_SPANS;
@@ -35,7 +42,12 @@ static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 /// How long the last spans may take to be sent.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
+const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
+
+/// Bytes of a caller's `tracestate` that are kept: as many as the standard asks for. It lives as long as
+/// the events do in memory.
+const TRACESTATE_BYTES_MAX: usize = 512;
 
 /// Where traces go, and which.
 #[derive(Clone, Debug)]
@@ -75,18 +87,23 @@ impl Traces {
 /// # Errors
 /// If the exporter can't be built; whether there is a collector shows later.
 pub fn install(options: TraceOptions) -> Result<Traces, NoTraces> {
-    // A collector is asked directly, and never leads elsewhere.
-    let http = reqwest::blocking::Client::builder()
+    let mut http = reqwest::blocking::Client::builder()
         .user_agent(concat!("provident/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(options.export_timeout)
-        .no_proxy()
-        .build()
-        .map_err(NoTraces::Client)?;
+        .timeout(options.export_timeout);
+    // A proxy is for what lies beyond this network, and no CAs are needed where there is no TLS.
+    if options.url.starts_with("http:") {
+        http = http.no_proxy().tls_certs_only([]);
+    }
+    let collector = Collector {
+        http: http.build().map_err(NoTraces::Client)?,
+        url: options.url.clone(),
+        failing: AtomicBool::new(false),
+    };
     let otlp = OtlpExporter::builder()
         .with_http()
-        .with_http_client(http)
-        .with_endpoint(options.url.clone())
+        .with_http_client(collector)
+        .with_endpoint(options.url)
         .with_timeout(options.export_timeout)
         .build()?;
     let provider = SdkTracerProvider::builder()
@@ -94,26 +111,29 @@ pub fn install(options: TraceOptions) -> Result<Traces, NoTraces> {
             options.sample_ratio,
         ))))
         .with_resource(resource())
-        .with_batch_exporter(Exporter {
-            url: options.url,
-            otlp,
-            failing: AtomicBool::new(false),
-        })
+        .with_batch_exporter(Exporter(otlp))
         .build();
     TRACER.get_or_init(|| provider.tracer("provident"));
-    for status in ["exported", "failed"] {
+    for status in ["ended", "exported", "failed"] {
         counter!(TRACE_SPANS, "status" => status).increment(0);
     }
     Ok(Traces(provider))
 }
 
-/// Who we are; what OpenTelemetry's own variables say counts over it.
+/// Who we are; what `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` say counts over it.
 fn resource() -> Resource {
-    Resource::builder_empty()
-        .with_attributes([
-            KeyValue::new("service.name", "provident"),
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        ])
+    let ours = [
+        KeyValue::new("service.name", "provident"),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+    ];
+    let resource = Resource::builder_empty().with_attributes(ours);
+    let given = SdkProvidedResourceDetector.detect();
+    let name = given.get(&Key::from_static_str("service.name"));
+    let resource = match name.filter(|name| !name.as_str().starts_with("unknown_service")) {
+        Some(name) => resource.with_service_name(name),
+        None => resource,
+    };
+    resource
         .with_detectors(&[
             Box::new(TelemetryResourceDetector),
             Box::new(EnvResourceDetector::new()),
@@ -121,44 +141,66 @@ fn resource() -> Resource {
         .build()
 }
 
-/// Counts what the collector takes, and says once when it takes nothing.
+/// Counts what becomes of spans.
 #[derive(Debug)]
-struct Exporter {
-    url: String,
-    otlp: OtlpExporter,
-    failing: AtomicBool,
-}
+struct Exporter(OtlpExporter);
 
 impl SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
-        let status = match self.otlp.export(batch).await {
-            Ok(()) => {
-                if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("traces are taken again");
-                }
-                "exported"
-            }
-            Err(error) => {
-                if !self.failing.swap(true, Ordering::Relaxed) {
-                    let url = &self.url;
-                    tracing::warn!(url, %error, "traces are lost: the collector does not take them");
-                }
-                "failed"
-            }
+        let exported = self.0.export(batch).await;
+        let status = if exported.is_ok() {
+            "exported"
+        } else {
+            "failed"
         };
         counter!(TRACE_SPANS, "status" => status).increment(spans);
-        // It was told, and is not to be told again.
+        // The log has it, and is not to be told for each batch.
         Ok(())
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.otlp.shutdown_with_timeout(timeout)
+        self.0.shutdown_with_timeout(timeout)
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.otlp.set_resource(resource);
+        self.0.set_resource(resource);
     }
+}
+
+/// Posts to the collector; says once why it takes nothing, and once that it does again.
+#[derive(Debug)]
+struct Collector {
+    http: reqwest::blocking::Client,
+    url: String,
+    failing: AtomicBool,
+}
+
+#[async_trait]
+impl HttpClient for Collector {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let answer = self.http.send_bytes(request).await;
+        let problem = match &answer {
+            Ok(answer) if answer.status().is_success() => None,
+            Ok(answer) => Some(format!("it answers {}", answer.status())),
+            Err(error) => Some(causes(error)),
+        };
+        let url = &self.url;
+        match (
+            &problem,
+            self.failing.swap(problem.is_some(), Ordering::Relaxed),
+        ) {
+            (Some(problem), false) => tracing::warn!(url, problem, "traces are lost"),
+            (None, true) => tracing::info!(url, "traces are taken again"),
+            _ => {}
+        }
+        answer
+    }
+}
+
+fn causes(error: &HttpError) -> String {
+    let causes = anyhow::Chain::new(error.as_ref()).map(ToString::to_string);
+    causes.collect::<Vec<_>>().join(": ")
 }
 
 /// Whether traces are recorded.
@@ -178,10 +220,19 @@ impl Trace {
 
     /// Where a caller is, as its headers say.
     pub fn of_caller(headers: &HeaderMap) -> Self {
-        Self(
-            TraceContextPropagator::new()
-                .extract_with_context(&Context::new(), &HeaderExtractor(headers)),
-        )
+        let propagator = TraceContextPropagator::new();
+        let state = headers.get_all(TRACESTATE).iter().map(HeaderValue::len);
+        if state.sum::<usize>() <= TRACESTATE_BYTES_MAX {
+            return Self(
+                propagator.extract_with_context(&Context::new(), &HeaderExtractor(headers)),
+            );
+        }
+        let parent: HeaderMap = headers
+            .get(TRACEPARENT)
+            .map(|parent| (HeaderName::from_static(TRACEPARENT), parent.clone()))
+            .into_iter()
+            .collect();
+        Self(propagator.extract_with_context(&Context::new(), &HeaderExtractor(&parent)))
     }
 
     /// What happens in the future happens here.
@@ -229,7 +280,7 @@ impl Trace {
         let span = self.begin(SpanBuilder::from_name(name).with_start_time(start));
         if link.is_recorded() {
             let link = link.0.span().span_context().clone();
-            span.0.span().add_link(link, Vec::new());
+            span.context.span().add_link(link, Vec::new());
         }
         span
     }
@@ -238,7 +289,7 @@ impl Trace {
         if self.is_recorded() {
             start(span, &self.0)
         } else {
-            Span(Context::new())
+            Span::new(Context::new())
         }
     }
 }
@@ -256,44 +307,69 @@ pub fn root(name: &'static str) -> Span {
 
 fn start(span: SpanBuilder, parent: &Context) -> Span {
     let Some(tracer) = TRACER.get() else {
-        return Span(Context::new());
+        return Span::new(Context::new());
     };
-    Span(Context::new().with_span(tracer.build_with_context(span, parent)))
+    let span = tracer.build_with_context(span, parent);
+    Span::new(Context::new().with_span(span))
 }
 
 /// Something that takes time: from when it was begun until it is dropped.
 #[derive(Debug)]
 #[must_use = "it ends when it is dropped"]
-pub struct Span(Context);
+pub struct Span {
+    context: Context,
+    /// What is true unless something else is set: it may be dropped at any time.
+    otherwise: Option<KeyValue>,
+}
 
 impl Span {
-    /// The place below it.
-    pub fn trace(&self) -> Trace {
-        Trace(self.0.clone())
+    fn new(context: Context) -> Self {
+        Self {
+            context,
+            otherwise: None,
+        }
     }
 
-    pub fn set(&self, key: &'static str, value: impl Into<Value>) {
-        self.0.span().set_attribute(KeyValue::new(key, value));
+    /// The place below it.
+    pub fn trace(&self) -> Trace {
+        Trace(self.context.clone())
+    }
+
+    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.otherwise = self
+            .otherwise
+            .take()
+            .filter(|other| other.key.as_str() != key);
+        let attribute = KeyValue::new(key, value);
+        self.context.span().set_attribute(attribute);
+    }
+
+    /// Sets what is true if it is dropped before the key is set.
+    pub fn set_otherwise(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.otherwise = Some(KeyValue::new(key, value));
     }
 
     /// Counts of things.
-    pub fn set_count(&self, key: &'static str, count: usize) {
+    pub fn set_count(&mut self, key: &'static str, count: usize) {
         self.set(key, i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    pub fn rename(&self, name: &'static str) {
-        self.0.span().update_name(name);
-    }
-
     pub fn failed(&self, why: impl Into<Cow<'static, str>>) {
-        self.0.span().set_status(Status::error(why));
+        self.context.span().set_status(Status::error(why));
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
+        let span = self.context.span();
+        if let Some(otherwise) = self.otherwise.take() {
+            span.set_attribute(otherwise);
+        }
+        if span.is_recording() {
+            counter!(TRACE_SPANS, "status" => "ended").increment(1);
+        }
         // Its place may live on elsewhere.
-        self.0.span().end();
+        span.end();
     }
 }
 
@@ -322,6 +398,23 @@ mod tests {
         let passed = trace.headers();
         assert_eq!(passed["traceparent"], SENT);
         assert_eq!(passed.len(), 1);
+    }
+
+    #[test]
+    fn a_callers_state_is_kept_if_it_is_not_too_large() {
+        let passed = |bytes: usize| {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", HeaderValue::from_static(SENT));
+            let half = "x".repeat(bytes / 2 - 3);
+            let state = format!("a={half},bb={half}");
+            assert_eq!(state.len(), bytes);
+            headers.insert(TRACESTATE, state.parse().unwrap());
+            let place = Trace::of_caller(&headers).place();
+            assert!(place.is_recorded());
+            place.headers().get(TRACESTATE).map(HeaderValue::len)
+        };
+        assert_eq!(passed(512), Some(512));
+        assert_eq!(passed(514), None);
     }
 
     #[test]

@@ -3,21 +3,17 @@
 //! Works from the compiled contract, so a new field needs nothing here. Fields at their default
 //! are left out, 64-bit integers are text and enum values are names, as the mapping says.
 
-use std::sync::LazyLock;
-
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::DynamicMessage;
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(super::DESCRIPTOR).expect("the contract was compiled by our build")
-});
+use super::CONTRACT;
 
 /// One message of package `provident.v1` as one line of JSON.
 ///
 /// # Panics
 /// If the contract has no message `name`: names are literals in our code.
 pub fn to_line<M: Message>(name: &str, message: &M) -> String {
-    let descriptor = POOL
+    let descriptor = CONTRACT
         .get_message_by_name(&format!("provident.v1.{name}"))
         .expect("the contract has the message");
     let bytes = message.encode_to_vec();

@@ -5,6 +5,12 @@
 //! names each field it can't take. Nothing here does I/O.
 
 #[cfg(feature = "server")]
+use std::sync::LazyLock;
+
+#[cfg(feature = "server")]
+use prost_reflect::DescriptorPool;
+
+#[cfg(feature = "server")]
 pub mod convert;
 #[cfg(feature = "server")]
 pub mod json;
@@ -28,6 +34,12 @@ pub mod v1 {
 
 /// The compiled contract, as reflection serves it (a serialized `FileDescriptorSet`).
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// The same, to be asked what there is in it.
+#[cfg(feature = "server")]
+pub static CONTRACT: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(DESCRIPTOR).expect("the contract was compiled by our build")
+});
 
 /// The contract's files: path below `proto/`, and content.
 pub const PROTO_FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/proto_files.rs"));

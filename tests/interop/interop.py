@@ -103,9 +103,11 @@ class Server:
         # Also when a check fails.
         atexit.register(self.process.kill)
         lines = queue.Queue()
+        self.log = []
 
         def read():
             for line in self.process.stderr:
+                self.log.append(line)
                 lines.put(line)
             lines.put(None)
 

@@ -22,6 +22,7 @@ use crate::journal::fault::{AppendFailure, FaultControl, FaultJournal, Hold, Rea
 use crate::journal::memory::MemoryJournal;
 use crate::journal::{Batch, DedupeKey, Entry};
 use crate::okta::org::{DEFAULT_ORG, Orgs};
+use crate::telemetry::trace;
 
 const JOURNAL: JournalId = JournalId {
     id: [9; 8],
@@ -1094,13 +1095,14 @@ async fn the_traces_of_new_events_are_known_as_long_as_they_are_in_memory() {
     );
     let trace = Trace::of_caller(&headers);
     let seq = |number: u64| Seq::new(number);
-    let traced = |first: u64, last: u64| {
-        let traced = engine.0.tail.traced(seq(first), seq(last));
+    let traced_at = |first: u64, last: u64, now| {
+        let traced = engine.0.tail.traced(seq(first), seq(last), now);
         let places = traced
             .iter()
             .map(|traced| (traced.first.get(), traced.last.get()));
         places.collect::<Vec<_>>()
     };
+    let traced = |first: u64, last: u64| traced_at(first, last, trace::now());
 
     trace.within(ingest(engine, &["a", "b"])).await.unwrap();
     ingest(engine, &["c"]).await.unwrap();
@@ -1109,6 +1111,7 @@ async fn the_traces_of_new_events_are_known_as_long_as_they_are_in_memory() {
     assert_eq!(traced(1, 4), [(1, 2), (4, 4)]);
     assert_eq!(traced(2, 3), [(1, 2)]);
     assert_eq!(traced(3, 3), []);
+    assert_eq!(traced_at(1, 4, trace::now() + Duration::from_secs(61)), []);
 
     for uuid in 0..50 {
         let uuid = uuid.to_string();
