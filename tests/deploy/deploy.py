@@ -20,6 +20,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import yaml
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "chart"
 PATIENCE = 60
@@ -40,7 +42,12 @@ EVERYTHING = {
     "hook.ingress.className": "nginx",
     "podDisruptionBudget.enabled": "true",
     "metrics.podMonitor.enabled": "true",
-    "metrics.serviceMonitor.enabled": "true",
+    "networkPolicy.adminFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name": "monitoring",
+    "networkPolicy.hookFrom[0].namespaceSelector.matchLabels.kubernetes\\.io/metadata\\.name": "ingress-nginx",
+    "networkPolicy.grpcFrom[0].podSelector.matchLabels.team": "siem",
+    "networkPolicy.oktaTo[0].ipBlock.cidr": "192.0.2.0/24",
+    "networkPolicy.dnsPorts": "{53,5353}",
+    "listenAddress": "[::]",
     "metrics.prometheusRule.enabled": "true",
     "metrics.dashboard.enabled": "true",
     "secretMounts[0].secret": "acme",
@@ -52,6 +59,16 @@ EVERYTHING = {
     "extraEnv[0].value": "on",
     "persistence.storageClass": "fast",
 }
+TWO_ORGS = """
+[[orgs]]
+name = "acme.okta.com"
+url = "https://acme.okta.com"
+api_token_file = "/secrets/acme/token"
+hook_secret_file = "/secrets/acme/hook"
+[[orgs]]
+name = "other.okta.com"
+hook_secret_file = "/secrets/acme/other-hook"
+"""
 MATRIX = {
     "as it comes": {},
     "everything": EVERYTHING,
@@ -60,6 +77,12 @@ MATRIX = {
     "a token": {"okta.orgUrl": "https://acme.okta.com", "okta.existingSecret": "okta"},
     "a claim that there is": {"persistence.existingClaim": "data", "networkPolicy.enabled": "false"},
     "another account": {"serviceAccount.create": "false", "serviceAccount.name": "mine"},
+    "a service monitor": {
+        "metrics.serviceMonitor.enabled": "true", "networkPolicy.enabled": "false",
+    },
+    "two orgs": {"config": TWO_ORGS, "hook.enabled": "true", "secretMounts[0].secret": "acme",
+                 "secretMounts[0].mountPath": "/secrets/acme"},
+    "only failures": {"config": '[ingest]\nkeep = "failures"'},
     "on delete": {"updateStrategy": "OnDelete", "image.digest": "sha256:" + "0" * 64},
 }
 # Values that can't work, for which version, and a part of the sentence that says so.
@@ -71,13 +94,47 @@ REFUSED = [
     ({"okta.orgUrl": "https://acme.okta.com"}, "1.30", "okta.existingSecret"),
     ({"okta.existingSecret": "okta"}, "1.30", "okta.orgUrl"),
     ({"okta.orgUrl": "http://acme.okta.com", "okta.existingSecret": "x"}, "1.30", "orgUrl"),
+    ({"okta.clientId": "0oa1"}, "1.30", "okta.orgUrl"),
+    (
+        {"okta.orgUrl": "https://a.okta.com", "okta.existingSecret": "x", "config": TWO_ORGS},
+        "1.30",
+        "in each of [[orgs]]",
+    ),
     ({"hook.enabled": "true"}, "1.30", "hook.existingSecret"),
+    (
+        {"hook.enabled": "true", "hook.existingSecret": "x", "config": TWO_ORGS},
+        "1.30",
+        "hook_secret_file in each of [[orgs]]",
+    ),
+    ({"config": "[log"}, "1.30", "config is no TOML"),
+    ({"config": '[journal]\nkind = "memory"'}, "1.30", "forgets everything"),
     ({"hook.ingress.enabled": "true"}, "1.30", "nothing behind the ingress"),
     (
         {"hook.enabled": "true", "hook.existingSecret": "x", "hook.ingress.enabled": "true"},
         "1.30",
         "tlsSecret",
     ),
+    (
+        {
+            "hook.enabled": "true", "hook.existingSecret": "x", "hook.ingress.enabled": "true",
+            "hook.ingress.host": "h.example", "hook.ingress.tlsSecret": "t",
+        },
+        "1.30",
+        "networkPolicy.hookFrom",
+    ),
+    ({"metrics.podMonitor.enabled": "true"}, "1.30", "networkPolicy.adminFrom"),
+    (
+        {"metrics.podMonitor.enabled": "true", "metrics.serviceMonitor.enabled": "true"},
+        "1.30",
+        "count twice",
+    ),
+    ({"persistence.size": "1Gi"}, "1.30", "less than 2Gi"),
+    ({"persistence.size": "1999M"}, "1.30", "less than 2Gi"),
+    ({"podLabels.app\\.kubernetes\\.io/name": "x"}, "1.30", "podLabels has"),
+    ({"extraEnv[0].name": "PROVIDENT_DATA_DIR", "extraEnv[0].value": "/x"}, "1.30", "extraEnv has"),
+    ({"fullnameOverride": "9lives"}, "1.30", "fullnameOverride"),
+    ({"insecure": "null"}, "1.30", "insecure.acceptPlaintext=true"),
+    ({"terminationGracePeriodSeconds": "5"}, "1.30", "terminationGracePeriodSeconds"),
     ({"probes.kind": "tcp"}, "1.30", "kind"),
     ({"persistance.size": "1Gi"}, "1.30", "persistance"),
     ({"persistence.size": "lots"}, "1.30", "size"),
@@ -134,6 +191,55 @@ def check_chart(helms, scratch):
     print(f"deploy: {objects} objects are valid")
 
 
+def check_rendered(helm, scratch):
+    """What counts in what the chart makes of everything."""
+    objects = [part for part in yaml.safe_load_all(render(helm, EVERYTHING, "1.30")) if part]
+    find = lambda kind: next(part for part in objects if part["kind"] == kind)
+
+    policy = find("NetworkPolicy")["spec"]
+    callers = policy["ingress"][0]["from"]
+    if len(callers) != 2 or "provident-client" not in str(callers[0]):
+        sys.exit(f"deploy: whom grpcFrom names comes in place of pods with the label: {callers}")
+    ports = [port["port"] for rule in policy["egress"] for port in rule["ports"]]
+    if ports != [53, 53, 5353, 5353, 443, 4318]:
+        sys.exit(f"deploy: the policy lets out to {ports}")
+
+    # Another release, in good health, is no reason not to tell of ours.
+    rules = scratch / "rules.yaml"
+    rules.write_text(yaml.safe_dump(find("PrometheusRule")["spec"]))
+    text = rules.read_text()
+    selectors = re.findall(r"provident_[a-z_]+(.{20})", text)
+    ours = 'namespace="default"'
+    if any(ours not in selector for selector in selectors if selector.startswith("{")):
+        sys.exit(f"deploy: an alert of the release looks at other ones: {selectors}")
+    case = {
+        "rule_files": [str(rules)],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [
+                    {
+                        "series": 'provident_build_info{namespace="test",pod="provident-0"}',
+                        "values": "1x30",
+                    }
+                ],
+                "promql_expr_test": [
+                    {
+                        "expr": "count by (namespace, pod) (ALERTS{alertname='ProvidentDown'})",
+                        "eval_time": "20m",
+                        "exp_samples": [
+                            {"labels": '{namespace="default",pod="provident-0"}', "value": 1}
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    (scratch / "rules.test.yaml").write_text(yaml.safe_dump(case))
+    run("promtool", "test", "rules", scratch / "rules.test.yaml")
+    print("deploy: policy and alerts are those of the release")
+
+
 def check_manifests(kubectl, helm, scratch):
     run(ROOT / "deploy" / "manifests" / "render", helm, scratch / "base")
     run("diff", "-ru", ROOT / "deploy" / "manifests" / "base", scratch / "base")
@@ -141,6 +247,20 @@ def check_manifests(kubectl, helm, scratch):
         text = run(kubectl, "kustomize", overlay)
         count = validate(text, "1.30", scratch, overlay.name)
         print(f"deploy: overlay {overlay.name}: {count} objects, valid")
+
+
+def check_new_epoch(scratch):
+    """The pod for a restore, which namespaces that enforce the restricted standard have to take."""
+    text = (ROOT / "deploy" / "new-epoch.yaml").read_text()
+    validate(text, "1.30", scratch, "deploy/new-epoch.yaml")
+    pod = yaml.safe_load(text)["spec"]
+    chart = yaml.safe_load((CHART / "values.yaml").read_text())
+    omitted = {"fsGroupChangePolicy"}
+    expected = {k: v for k, v in chart["podSecurityContext"].items() if k not in omitted}
+    if pod["securityContext"] != expected:
+        sys.exit("deploy: deploy/new-epoch.yaml runs as another user than the chart's pod")
+    if pod["containers"][0]["securityContext"] != chart["containerSecurityContext"]:
+        sys.exit("deploy: deploy/new-epoch.yaml may more than the chart's container")
 
 
 def check_alerts():
@@ -266,7 +386,9 @@ def main():
     subprocess.run(["rm", "-rf", scratch], check=True)
     scratch.mkdir(parents=True)
     check_chart(helms, scratch)
+    check_rendered(helms[0], scratch)
     check_manifests(kubectl, helms[0], scratch)
+    check_new_epoch(scratch)
     check_alerts()
     check_dashboard(binary, scratch)
 

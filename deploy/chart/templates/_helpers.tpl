@@ -42,10 +42,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* What no schema can say. Called once, by the StatefulSet. */}}
 {{- define "provident.check" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "provident.fullname" .)) -}}
+{{- fail (printf "%q can't be the name of a Service, which begins with a letter and has letters, digits and dashes: set fullnameOverride" (include "provident.fullname" .)) -}}
+{{- end -}}
 {{- if not .Values.image.repository -}}
 {{- fail "image.repository is not set: build the image from deploy/Dockerfile, push it to a registry that the cluster reaches, and name it there" -}}
 {{- end -}}
-{{- if not .Values.insecure.acceptPlaintext -}}
+{{- if not (.Values.insecure).acceptPlaintext -}}
 {{- fail "this version speaks neither TLS nor knows its callers: keep strangers out (networkPolicy, or a mesh) and say so with insecure.acceptPlaintext=true" -}}
 {{- end -}}
 {{- if ne (int .Values.replicaCount) 1 -}}
@@ -54,7 +57,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (eq .Values.probes.kind "grpc") (semverCompare "<1.24.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "probes.kind=grpc needs Kubernetes 1.24 or later, here it is %s: set probes.kind to exec or http" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
+{{- if lt (include "provident.gibibytes" . | float64) 2.0 -}}
+{{- fail (printf "persistence.size is %s: with less than 2Gi there is no room for what the journal keeps in reserve" .Values.persistence.size) -}}
+{{- end -}}
+{{- include "provident.checkConfig" . -}}
+{{- include "provident.checkNames" . -}}
 {{- with .Values.okta -}}
+{{- if and .clientId (not .orgUrl) -}}
+{{- fail "okta.clientId is set without okta.orgUrl: name the org to poll, such as https://acme.okta.com" -}}
+{{- end -}}
 {{- if and .orgUrl (not .existingSecret) -}}
 {{- fail "okta.orgUrl is set without okta.existingSecret: name the Secret that has the private key or the API token" -}}
 {{- end -}}
@@ -63,14 +74,76 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 {{- with .Values.hook -}}
-{{- if and .enabled (not .existingSecret) -}}
-{{- fail "hook.enabled is set without hook.existingSecret: name the Secret that has what Okta sends as the Authorization header" -}}
-{{- end -}}
 {{- if and .ingress.enabled (not .enabled) -}}
 {{- fail "hook.ingress.enabled is set without hook.enabled: there is nothing behind the ingress" -}}
 {{- end -}}
 {{- if and .ingress.enabled (or (not .ingress.host) (not .ingress.tlsSecret)) -}}
 {{- fail "hook.ingress needs a host and a tlsSecret: Okta calls HTTPS alone" -}}
+{{- end -}}
+{{- end -}}
+{{- include "provident.checkNetwork" . -}}
+{{- end -}}
+
+{{/* The volume's size, for comparing. */}}
+{{- define "provident.gibibytes" -}}
+{{- $unit := regexFind "[A-Za-z]*$" .Values.persistence.size -}}
+{{- $per := dict "" 1073741824.0 "k" 1073741.824 "Ki" 1048576.0 "M" 1073.741824 "Mi" 1024.0 "G" 1.073741824 "Gi" 1.0 "T" 0.001073741824 "Ti" 0.0009765625 -}}
+{{- divf (regexFind "^[0-9.]+" .Values.persistence.size | float64) (get $per $unit | default 1.0) -}}
+{{- end -}}
+
+{{- define "provident.checkConfig" -}}
+{{- $config := fromToml .Values.config -}}
+{{- if hasKey $config "Error" -}}
+{{- fail (printf "config is no TOML: %s" $config.Error) -}}
+{{- end -}}
+{{- if eq (($config.journal).kind | default "embedded") "memory" -}}
+{{- fail "journal.kind in config is memory, which forgets everything at a restart: the chart is for the embedded journal" -}}
+{{- end -}}
+{{- $orgs := $config.orgs | default list -}}
+{{- $of_orgs := dict -}}
+{{- range $orgs -}}
+{{- if .hook_secret_file -}}{{- $_ := set $of_orgs "hooks" true -}}{{- end -}}
+{{- if .url -}}{{- $_ := set $of_orgs "urls" true -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.okta.orgUrl (or (gt (len $orgs) 1) $of_orgs.urls) -}}
+{{- fail "okta.orgUrl is for the only org: name url and login in each of [[orgs]] in config, and leave okta out" -}}
+{{- end -}}
+{{- with .Values.hook -}}
+{{- if and .existingSecret (or (gt (len $orgs) 1) $of_orgs.hooks) -}}
+{{- fail "hook.existingSecret is for the hooks of the only org: name a hook_secret_file in each of [[orgs]] in config, mount it with secretMounts, and leave hook.existingSecret out" -}}
+{{- end -}}
+{{- if and .enabled (not .existingSecret) (not $of_orgs.hooks) -}}
+{{- fail "hook.enabled is set without hook.existingSecret: name the Secret that has what Okta sends as the Authorization header" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "provident.checkNames" -}}
+{{- range $label := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" -}}
+{{- if hasKey $.Values.podLabels $label -}}
+{{- fail (printf "podLabels has %s, which the chart sets itself" $label) -}}
+{{- end -}}
+{{- end -}}
+{{- $names := dict -}}
+{{- range .Values.extraEnv -}}
+{{- if or (hasKey $names .name) (has .name (list "PROVIDENT_GRPC_ADDR" "PROVIDENT_HTTP_ADDR" "PROVIDENT_ADMIN_ADDR" "PROVIDENT_DATA_DIR" "PROVIDENT_ALLOW_PLAINTEXT" "PROVIDENT_OKTA_ORG_URL" "PROVIDENT_OKTA_CLIENT_ID" "PROVIDENT_OKTA_PRIVATE_KEY_FILE" "PROVIDENT_OKTA_PRIVATE_KEY_ID" "PROVIDENT_OKTA_API_TOKEN_FILE" "PROVIDENT_HOOK_SECRET_FILE" "PROVIDENT_HOOK_PREVIOUS_SECRET_FILE" "PROVIDENT_TRACING_ENDPOINT" "PROVIDENT_TRACING_SAMPLE_RATIO" "POD_NAME" "POD_NAMESPACE")) -}}
+{{- fail (printf "extraEnv has %s, which is there already: there is a value of the chart for it" .name) -}}
+{{- end -}}
+{{- $_ := set $names .name true -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "provident.checkNetwork" -}}
+{{- $monitored := or .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled -}}
+{{- if and .Values.metrics.podMonitor.enabled .Values.metrics.serviceMonitor.enabled -}}
+{{- fail "metrics.podMonitor and metrics.serviceMonitor are both enabled, so everything would count twice: leave one out" -}}
+{{- end -}}
+{{- with .Values.networkPolicy -}}
+{{- if and .enabled $monitored (not .adminFrom) -}}
+{{- fail "a monitor is enabled, and networkPolicy.adminFrom lets nobody scrape: name your Prometheus there, such as {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}" -}}
+{{- end -}}
+{{- if and .enabled $.Values.hook.ingress.enabled (not .hookFrom) -}}
+{{- fail "hook.ingress is enabled, and networkPolicy.hookFrom lets nobody bring hooks: name your ingress controller there, such as {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ingress-nginx}}}" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
