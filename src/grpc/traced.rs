@@ -40,7 +40,7 @@ async fn follow(request: Request, next: Next) -> Response {
     span.set("rpc.system.name", "grpc");
     span.set("rpc.method", method);
     // The caller goes, or its deadline passes.
-    span.set_otherwise(CODE, name(Code::Cancelled));
+    span.set_otherwise(CODE, name(Code::Cancelled), trace::Status::Unset);
     let response = span.trace().within(next.run(request)).await;
     let status = Status::from_header_map(response.headers());
     let code = status.map_or(Code::Ok, |status| status.code());

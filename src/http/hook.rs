@@ -255,7 +255,8 @@ impl Hooks {
         let mut span = trace::serve("POST /hooks/okta", &parts.headers);
         span.set("http.request.method", "POST");
         // It took too long.
-        span.set_otherwise("http.response.status_code", 503);
+        let late = trace::Status::error("it took too long");
+        span.set_otherwise("http.response.status_code", 503, late);
         let taking = self.take_of(allowed, org, &parts.headers, body, source);
         let taken = span.trace().within(taking).await;
         let status = match &taken {

@@ -16,8 +16,9 @@ use bytes::Bytes;
 use metrics::counter;
 use opentelemetry::context::{FutureExt as _, WithContext};
 use opentelemetry::propagation::TextMapPropagator as _;
+pub use opentelemetry::trace::Status;
 use opentelemetry::trace::{
-    SpanBuilder, SpanKind, Status, TraceContextExt as _, Tracer as _, TracerProvider as _,
+    SpanBuilder, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, Key, KeyValue, Value};
 use opentelemetry_http::{
@@ -126,19 +127,19 @@ fn resource() -> Resource {
         KeyValue::new("service.name", "provident"),
         KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
     ];
-    let resource = Resource::builder_empty().with_attributes(ours);
-    let given = SdkProvidedResourceDetector.detect();
-    let name = given.get(&Key::from_static_str("service.name"));
-    let resource = match name.filter(|name| !name.as_str().starts_with("unknown_service")) {
-        Some(name) => resource.with_service_name(name),
-        None => resource,
-    };
-    resource
+    let resource = Resource::builder_empty()
+        .with_attributes(ours)
         .with_detectors(&[
             Box::new(TelemetryResourceDetector),
             Box::new(EnvResourceDetector::new()),
-        ])
-        .build()
+        ]);
+    let given = SdkProvidedResourceDetector.detect();
+    let name = given.get(&Key::from_static_str("service.name"));
+    match name.filter(|name| !name.as_str().starts_with("unknown_service")) {
+        Some(name) => resource.with_service_name(name),
+        None => resource,
+    }
+    .build()
 }
 
 /// Counts what becomes of spans.
@@ -319,7 +320,7 @@ fn start(span: SpanBuilder, parent: &Context) -> Span {
 pub struct Span {
     context: Context,
     /// What is true unless something else is set: it may be dropped at any time.
-    otherwise: Option<KeyValue>,
+    otherwise: Option<(KeyValue, Status)>,
 }
 
 impl Span {
@@ -339,14 +340,14 @@ impl Span {
         self.otherwise = self
             .otherwise
             .take()
-            .filter(|other| other.key.as_str() != key);
+            .filter(|(other, _)| other.key.as_str() != key);
         let attribute = KeyValue::new(key, value);
         self.context.span().set_attribute(attribute);
     }
 
-    /// Sets what is true if it is dropped before the key is set.
-    pub fn set_otherwise(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.otherwise = Some(KeyValue::new(key, value));
+    /// Sets what is true, and how it went, if it is dropped before the key is set.
+    pub fn set_otherwise(&mut self, key: &'static str, value: impl Into<Value>, status: Status) {
+        self.otherwise = Some((KeyValue::new(key, value), status));
     }
 
     /// Counts of things.
@@ -362,8 +363,9 @@ impl Span {
 impl Drop for Span {
     fn drop(&mut self) {
         let span = self.context.span();
-        if let Some(otherwise) = self.otherwise.take() {
-            span.set_attribute(otherwise);
+        if let Some((attribute, status)) = self.otherwise.take() {
+            span.set_attribute(attribute);
+            span.set_status(status);
         }
         if span.is_recording() {
             counter!(TRACE_SPANS, "status" => "ended").increment(1);

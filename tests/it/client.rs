@@ -13,8 +13,8 @@ use provident::wire::v1::create_subscription_request::Start as CreateStart;
 
 use crate::fixtures::mixed;
 use crate::harness::{
-    Random, Server, accepted, as_subscription, eventually, everything, following, latest,
-    provident, within,
+    Launch, Random, Server, accepted, as_subscription, earliest, eventually, everything, following,
+    latest, provident, scratch, within,
 };
 
 const TEAM: &str = "team";
@@ -251,6 +251,51 @@ async fn a_subscription_that_is_not_there_or_goes_is_told() {
     deleted.unwrap();
     let error = within(stream.next()).await.unwrap_err();
     assert_eq!(error.reason(), not_found);
+}
+
+#[tokio::test]
+async fn a_probe_sends_an_event_and_sees_it_come_back() {
+    let probe = |server: &Server, org: &[&str]| {
+        let mut probe = provident();
+        probe.args(["probe", "--round-trip", "--server", &server.addresses.grpc]);
+        let output = probe.args(org).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    let server = Server::start().await;
+    accepted(&server.ingest(mixed(0, 5)).await);
+    for sequence in [6, 7] {
+        let (came_back, said) = probe(&server, &[]);
+        assert!(came_back, "{said}");
+        assert!(said.contains(&format!("sequence {sequence}.")), "{said}");
+    }
+    // As others are, and each one new.
+    assert_eq!(server.read_all(earliest()).await.len(), 7);
+
+    let dir = scratch();
+    let orgs = "acme.okta.com,other.okta.com";
+    let server = Launch::on(dir.path())
+        .with_env(&[("PROVIDENT_KEEP", "failures"), ("PROVIDENT_ORGS", orgs)])
+        .start()
+        .await;
+    let (taken, said) = probe(&server, &["--org", "other.okta.com"]);
+    assert!(taken && said.contains("is not kept"), "{said}");
+    let (taken, said) = probe(&server, &[]);
+    assert!(!taken && said.contains("org"), "{said}");
+
+    let mut nobody = provident();
+    nobody.args([
+        "probe",
+        "--round-trip",
+        "--timeout",
+        "1200ms",
+        "--server",
+        "127.0.0.1:1",
+    ]);
+    let output = nobody.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains("gave no answer in 1s 200ms"), "{said}");
 }
 
 #[tokio::test]

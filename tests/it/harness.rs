@@ -70,8 +70,12 @@ pub(crate) fn provident() -> Command {
 
 fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
-        // The tests' own settings look like the server's.
-        if name.to_string_lossy().starts_with("PROVIDENT_") {
+        let text = name.to_string_lossy().to_ascii_uppercase();
+        // The tests' own settings look like the server's; proxies and authorities are of this machine.
+        let is_setting = ["PROVIDENT_", "OTEL_", "SSL_CERT_"]
+            .iter()
+            .any(|start| text.starts_with(start));
+        if is_setting || text.ends_with("_PROXY") {
             command.env_remove(name);
         }
     }

@@ -57,7 +57,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (eq .Values.probes.kind "grpc") (semverCompare "<1.24.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- fail (printf "probes.kind=grpc needs Kubernetes 1.24 or later, here it is %s: set probes.kind to exec or http" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
-{{- if lt (include "provident.gibibytes" . | float64) 2.0 -}}
+{{- if and (not .Values.persistence.existingClaim) (lt (include "provident.gibibytes" . | float64) 2.0) -}}
 {{- fail (printf "persistence.size is %s: with less than 2Gi there is no room for what the journal keeps in reserve" .Values.persistence.size) -}}
 {{- end -}}
 {{- include "provident.checkConfig" . -}}
@@ -87,17 +87,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The volume's size, for comparing. */}}
 {{- define "provident.gibibytes" -}}
 {{- $unit := regexFind "[A-Za-z]*$" .Values.persistence.size -}}
-{{- $per := dict "" 1073741824.0 "k" 1073741.824 "Ki" 1048576.0 "M" 1073.741824 "Mi" 1024.0 "G" 1.073741824 "Gi" 1.0 "T" 0.001073741824 "Ti" 0.0009765625 -}}
-{{- divf (regexFind "^[0-9.]+" .Values.persistence.size | float64) (get $per $unit | default 1.0) -}}
+{{- $per := dict "M" 1073.741824 "Mi" 1024.0 "G" 1.073741824 "Gi" 1.0 "T" 0.001073741824 "Ti" 0.0009765625 -}}
+{{- divf (regexFind "^[0-9.]+" .Values.persistence.size | float64) (get $per $unit) -}}
 {{- end -}}
 
 {{- define "provident.checkConfig" -}}
 {{- $config := fromToml .Values.config -}}
 {{- if hasKey $config "Error" -}}
-{{- fail (printf "config is no TOML: %s" $config.Error) -}}
+{{- fail (printf "config can't be read as TOML by this Helm: %s" $config.Error) -}}
 {{- end -}}
 {{- if eq (($config.journal).kind | default "embedded") "memory" -}}
 {{- fail "journal.kind in config is memory, which forgets everything at a restart: the chart is for the embedded journal" -}}
+{{- end -}}
+{{- if or ($config.okta).org_url ($config.tracing).endpoint -}}
+{{- fail "config has okta.org_url or tracing.endpoint: set the chart's values okta.orgUrl and tracing.endpoint, which open the network policy as well" -}}
+{{- end -}}
+{{- if and (not ($config.shutdown).drain_timeout) (lt (int .Values.terminationGracePeriodSeconds) 25) -}}
+{{- fail "terminationGracePeriodSeconds is shorter than a drain may take (shutdown.drain_timeout in config, 20 s): make it 25 or more, or that one shorter" -}}
+{{- end -}}
+{{- if regexMatch "/v1/traces/?$" .Values.tracing.endpoint -}}
+{{- fail "tracing.endpoint is the URL of the collector, without /v1/traces" -}}
 {{- end -}}
 {{- $orgs := $config.orgs | default list -}}
 {{- $of_orgs := dict -}}
@@ -112,7 +121,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .existingSecret (or (gt (len $orgs) 1) $of_orgs.hooks) -}}
 {{- fail "hook.existingSecret is for the hooks of the only org: name a hook_secret_file in each of [[orgs]] in config, mount it with secretMounts, and leave hook.existingSecret out" -}}
 {{- end -}}
-{{- if and .enabled (not .existingSecret) (not $of_orgs.hooks) -}}
+{{- if and .enabled (not .existingSecret) (not $of_orgs.hooks) (not ($config.hook).secret_file) -}}
 {{- fail "hook.enabled is set without hook.existingSecret: name the Secret that has what Okta sends as the Authorization header" -}}
 {{- end -}}
 {{- end -}}
@@ -125,11 +134,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 {{- $names := dict -}}
+{{- if .Values.tracing.endpoint -}}
+{{- $names = dict "POD_NAME" true "POD_NAMESPACE" true -}}
+{{- end -}}
 {{- range .Values.extraEnv -}}
-{{- if or (hasKey $names .name) (has .name (list "PROVIDENT_GRPC_ADDR" "PROVIDENT_HTTP_ADDR" "PROVIDENT_ADMIN_ADDR" "PROVIDENT_DATA_DIR" "PROVIDENT_ALLOW_PLAINTEXT" "PROVIDENT_OKTA_ORG_URL" "PROVIDENT_OKTA_CLIENT_ID" "PROVIDENT_OKTA_PRIVATE_KEY_FILE" "PROVIDENT_OKTA_PRIVATE_KEY_ID" "PROVIDENT_OKTA_API_TOKEN_FILE" "PROVIDENT_HOOK_SECRET_FILE" "PROVIDENT_HOOK_PREVIOUS_SECRET_FILE" "PROVIDENT_TRACING_ENDPOINT" "PROVIDENT_TRACING_SAMPLE_RATIO" "POD_NAME" "POD_NAMESPACE")) -}}
-{{- fail (printf "extraEnv has %s, which is there already: there is a value of the chart for it" .name) -}}
+{{- if or (hasKey $names .name) (has .name (list "PROVIDENT_CONFIG" "PROVIDENT_JOURNAL_KIND" "PROVIDENT_GRPC_ADDR" "PROVIDENT_HTTP_ADDR" "PROVIDENT_ADMIN_ADDR" "PROVIDENT_DATA_DIR" "PROVIDENT_ALLOW_PLAINTEXT" "PROVIDENT_OKTA_ORG_URL" "PROVIDENT_OKTA_CLIENT_ID" "PROVIDENT_OKTA_PRIVATE_KEY_FILE" "PROVIDENT_OKTA_PRIVATE_KEY_ID" "PROVIDENT_OKTA_API_TOKEN_FILE" "PROVIDENT_HOOK_SECRET_FILE" "PROVIDENT_HOOK_PREVIOUS_SECRET_FILE" "PROVIDENT_TRACING_ENDPOINT" "PROVIDENT_TRACING_SAMPLE_RATIO")) -}}
+{{- fail (printf "extraEnv has %s, which is there twice, or which the chart sets by a value of its own" .name) -}}
 {{- end -}}
 {{- $_ := set $names .name true -}}
+{{- end -}}
+{{- $paths := dict "/data" true "/etc/provident" true "/secrets/okta" .Values.okta.orgUrl "/secrets/hook" .Values.hook.existingSecret -}}
+{{- range .Values.secretMounts -}}
+{{- if get $paths .mountPath -}}
+{{- fail (printf "secretMounts has the path %s, where something is mounted already" .mountPath) -}}
+{{- end -}}
+{{- $_ := set $paths .mountPath true -}}
 {{- end -}}
 {{- end -}}
 

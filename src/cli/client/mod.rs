@@ -10,6 +10,7 @@ mod ingest;
 mod knowledge;
 mod output;
 mod page;
+mod probe;
 mod rules;
 mod sources;
 mod split;
@@ -19,18 +20,14 @@ mod tail;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
+use anyhow::Context as _;
 
-use self::connection::{CallError, ClientArgs, block_on};
 pub use self::ingest::IngestArgs;
 pub use self::knowledge::{ApplicationsArgs, ClassifyArgs, DescribeArgs, EventTypesArgs};
 pub use self::output::OutputClosed;
-use self::output::{OutputFormat, emit, note};
+use self::output::{emit, note};
+pub use self::probe::ProbeArgs;
 pub use self::rules::RulesCommand;
 pub use self::sources::SourcesArgs;
 pub use self::subscriptions::SubscriptionsCommand;
@@ -40,25 +37,6 @@ use crate::config::{Config, Flags};
 use crate::domain::cursor::JournalId;
 use crate::server::read_rules;
 use crate::wire;
-
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Exit code: 0 if the server is SERVING, 1 if it is not or can't be reached. Made for probes of containers.")]
-pub struct ProbeArgs {
-    /// The service asked for, such as provident.v1.EventService [default: the server as a whole]
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        value_name = "NAME"
-    )]
-    service: String,
-    /// How long to wait for an answer
-    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-    #[command(flatten)]
-    client: ClientArgs,
-}
 
 #[derive(Debug, clap::Args)]
 pub struct ProtoArgs {
@@ -79,7 +57,7 @@ pub(super) fn run(command: ClientCommand) -> anyhow::Result<()> {
         ClientCommand::Sources(args) => sources::run(&args),
         ClientCommand::Subscriptions(command) => subscriptions::run(&command),
         ClientCommand::Rules(command) => rules::run(&command),
-        ClientCommand::Probe(args) => probe(&args),
+        ClientCommand::Probe(args) => probe::run(&args),
         ClientCommand::Proto(args) => proto(&args),
     }
 }
@@ -105,42 +83,6 @@ pub(super) fn new_epoch(id: JournalId) -> anyhow::Result<()> {
 
 pub(super) fn completions(script: &str) -> anyhow::Result<()> {
     emit(script)
-}
-
-fn probe(args: &ProbeArgs) -> anyhow::Result<()> {
-    let address = args.client.address();
-    let ask = async {
-        let mut client = HealthClient::new(args.client.connect().await?);
-        let request = HealthCheckRequest {
-            service: args.service.clone(),
-        };
-        let answer = client
-            .check(request)
-            .await
-            .map_err(|status| match status.code() {
-                tonic::Code::NotFound => {
-                    anyhow!("{address} has no service called {:?}", args.service)
-                }
-                _ => CallError::from(status).into(),
-            })?;
-        Ok::<_, anyhow::Error>(answer.into_inner().status())
-    };
-    let answer = block_on(async { Ok(tokio::time::timeout(args.timeout, ask).await) })?;
-    match answer {
-        Err(_elapsed) => bail!(
-            "{address} gave no answer in {}",
-            humantime::format_duration(args.timeout)
-        ),
-        Ok(Err(error)) => Err(error),
-        Ok(Ok(ServingStatus::Serving)) => match args.client.output.format()? {
-            OutputFormat::Text => emit("SERVING\n"),
-            OutputFormat::Json => emit("{\"status\":\"SERVING\"}\n"),
-        },
-        Ok(Ok(status)) => bail!(
-            "{address} says {}: it is starting, stopping or broken",
-            status.as_str_name()
-        ),
-    }
 }
 
 fn proto(args: &ProtoArgs) -> anyhow::Result<()> {
