@@ -24,7 +24,7 @@ pub use self::secret::{Secret, UnreadableSecret};
 pub use self::sources::{ClientDefaults, Flag, Flags, client_defaults};
 use self::sources::{Given, Origin, Sources};
 pub use self::value::{ByteSize, InvalidByteSize};
-use self::value::{Value, choice, quoted};
+use self::value::{Value, choice, is_bare, quoted};
 
 /// How long Okta waits for an event hook's answer.
 const OKTA_PATIENCE: Duration = Duration::from_secs(3);
@@ -520,10 +520,7 @@ impl Value for CollectorUrl {
         }
         let is_collector = |url: &reqwest::Url| {
             matches!(url.scheme(), "http" | "https")
-                && url.username().is_empty()
-                && url.password().is_none()
-                && url.query().is_none()
-                && url.fragment().is_none()
+                && is_bare(url)
                 && !url.path().trim_end_matches('/').ends_with("/v1/traces")
         };
         let url = reqwest::Url::parse(text).ok().filter(is_collector);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::secret::{Secret, UnreadableSecret};
 use super::sources::{Origin, is_host};
-use super::value::quoted;
+use super::value::{is_bare, quoted};
 use super::{Config, OktaConfig, Reader};
 
 /// An org that events come from.
@@ -400,12 +400,7 @@ fn check_url(text: &str) -> Result<(), String> {
     let must = || "must be the org's URL, such as https://acme.okta.com".to_owned();
     let url = reqwest::Url::parse(text).map_err(|_no_url| must())?;
     let host = url.host_str().unwrap_or_default();
-    let bare = url.path() == "/"
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && url.username().is_empty()
-        && url.password().is_none();
-    if !bare || !is_host(host) {
+    if !is_bare(&url) || url.path() != "/" || !is_host(host) {
         return Err(must());
     }
     let console = host

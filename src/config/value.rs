@@ -24,6 +24,14 @@ pub(super) trait Value: Sized {
     }
 }
 
+/// Whether a URL says where something is and no more: no login, no query, no fragment.
+pub(super) fn is_bare(url: &reqwest::Url) -> bool {
+    url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
 /// A number of bytes. Written as plain bytes or with a unit: `512KiB`, `16MiB`, `1GiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(u64);

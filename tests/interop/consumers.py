@@ -20,20 +20,10 @@ import time
 
 import grpc
 
-from interop import ORG, PATIENCE, ROOT, Server, Stubs, check, encoded, log_event
+from interop import ORG, PATIENCE, ROOT, Server, Stubs, check, encoded, eventually, log_event
 
 ROUNDS = 10
 BATCH = 60
-
-
-def eventually(what, probe):
-    deadline = time.monotonic() + PATIENCE * 2
-    while time.monotonic() < deadline:
-        found = probe()
-        if found is not None:
-            return found
-        time.sleep(0.02)
-    sys.exit(f"consumers: not in time: {what}")
 
 
 def free_port():
@@ -142,7 +132,7 @@ def main():
         def probe():
             consumer.must_run()
             handled = consumer.handled()
-            return True if handled and handled[-1][0] >= count else None
+            return handled and handled[-1][0] >= count
 
         eventually(f"{consumer.name} handles {count} events", probe)
 
@@ -199,7 +189,7 @@ def main():
         consumer.start()
         eventually(
             f"{consumer.name} reads",
-            lambda: subscription(consumer.name).active_reader.reader or None,
+            lambda: subscription(consumer.name).active_reader.reader,
         )
         request = event_service_pb2.SubscribeRequest(subscription_id=consumer.name, reader="second")
         second = stubs.events.Subscribe(request)

@@ -61,6 +61,17 @@ def check(what, found, expected):
     print(f"  ok  {what}")
 
 
+def eventually(what, probe):
+    """What a probe finds, once it finds something."""
+    deadline = time.monotonic() + PATIENCE * 2
+    while time.monotonic() < deadline:
+        found = probe()
+        if found:
+            return found
+        time.sleep(0.02)
+    sys.exit(f"{pathlib.Path(sys.argv[0]).stem}: not in time: {what}")
+
+
 def log_event(number, event_type="application.provision.user.deactivate"):
     """A System Log entry of made-up people."""
     return {
@@ -128,16 +139,15 @@ class Server:
 
     def wait_until_serving(self, channel):
         health = health_pb2_grpc.HealthStub(channel)
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
+
+        def serves():
             try:
                 answer = health.Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
-                if answer.status == health_pb2.HealthCheckResponse.SERVING:
-                    return
+                return answer.status == health_pb2.HealthCheckResponse.SERVING
             except grpc.RpcError:
-                pass
-            time.sleep(0.01)
-        sys.exit("interop: the server does not come to serve")
+                return False
+
+        eventually("the server serves", serves)
 
 
 class Stubs:

@@ -8,14 +8,12 @@ usage: traces.py SERVER_BINARY SCRATCH_DIRECTORY
 """
 
 import base64
-import http.server
 import itertools
 import pathlib
 import shutil
 import signal
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 
@@ -24,7 +22,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-from interop import ORG, PATIENCE, Server, Stubs, check, encoded, log_event
+from interop import ORG, PATIENCE, Server, Stubs, check, encoded, eventually, log_event
+
+# Python knows the folder of the script alone.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from loopback import Loopback
 
 SERVER, CLIENT = trace_pb2.Span.SPAN_KIND_SERVER, trace_pb2.Span.SPAN_KIND_CLIENT
 ERROR = trace_pb2.Status.STATUS_CODE_ERROR
@@ -33,17 +35,6 @@ SUBSCRIBE = "provident.v1.EventService/Subscribe"
 SECRET = "s3cret of the hook"
 
 next_caller = 0
-
-
-def eventually(what, probe):
-    """What a probe finds, once it finds something."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        found = probe()
-        if found:
-            return found
-        time.sleep(0.02)
-    sys.exit(f"traces: not in time: {what}")
 
 
 class Caller:
@@ -61,47 +52,16 @@ class Caller:
         return [("traceparent", self.traceparent), ("tracestate", "team=blue")]
 
 
-class Http(http.server.ThreadingHTTPServer):
-    """A server on a free loopback port. Its threads end with the process."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        answer = self.answer
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_one(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status, headers, content = answer(self.path, self.headers, body)
-                self.send_response_only(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST = handle_one
-
-            def log_message(self, *_arguments):
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Collector(Http):
+class Collector:
     """What has come of spans, with what their resource says."""
 
     def __init__(self):
         self.spans, self.resources, self.headers, self.status = [], [], [], 200
         self.answers = threading.Event()
         self.answers.set()
-        super().__init__()
+        self.url = Loopback(self.answer).url
 
-    def answer(self, path, headers, body):
+    def answer(self, _method, path, headers, body):
         self.answers.wait()
         if self.status != 200:
             return self.status, [], b""
@@ -130,14 +90,14 @@ class Collector(Http):
         return eventually(f"a span {name!r} of {trace}", lambda: self.find(name, trace))
 
 
-class Org(Http):
+class Org:
     """A System Log of one page, which it gives to whoever asks; and with which headers it was asked."""
 
     def __init__(self):
         self.asked = []
-        super().__init__()
+        self.url = Loopback(self.answer).url
 
-    def answer(self, path, headers, _body):
+    def answer(self, _method, path, headers, _body):
         is_first = "after=" not in path
         self.asked.append(headers)
         page = [log_event(7_000)] if is_first else []

@@ -237,6 +237,11 @@ async fn metrics_and_probes_answer_on_the_admin_address() {
         metrics.contains("\nprocess_start_time_seconds "),
         "{metrics}"
     );
+    // Before there is any, so that the first one is an increase.
+    for reason in ["FIELD_INVALID", "RECORD_CORRUPT", "INTERNAL"] {
+        let refusals = format!("provident_refused_calls_total{{reason=\"{reason}\"}} 0\n");
+        assert!(metrics.contains(&refusals), "{metrics}");
+    }
     // A name and its labels, without their values, as the list has them.
     let listed = include_str!("../golden/metrics.txt");
     let listed: BTreeSet<_> = listed

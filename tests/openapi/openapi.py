@@ -14,7 +14,6 @@ usage: openapi.py SERVER_BINARY NODE_MODULES SCRATCH_DIRECTORY
 """
 
 import http.client
-import http.server
 import json
 import os
 import pathlib
@@ -23,9 +22,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from urllib.parse import parse_qsl, urlsplit
+
+# Python knows the folder of the script alone.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from loopback import Loopback
 
 PATIENCE = 30.0
 PATH = "/api/v1/logs"
@@ -90,34 +92,6 @@ class Description:
         return wrong
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """A server on a free loopback port. Its threads end with the process."""
-
-    daemon_threads = True
-
-    def __init__(self, answer):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_one(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                status, headers, content = answer(self.command, self.path, self.headers, body)
-                self.send_response_only(status)
-                for name, value in headers:
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = handle_one
-
-            def log_message(self, *_arguments):
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
 class Upstream:
     """A System Log of one page; after that, the link that was asked for stays the next one."""
 
@@ -125,7 +99,7 @@ class Upstream:
         self.seen = []
         # Path and query of each link to the next page, in the order of the requests.
         self.links = []
-        self.port = Server(self.answer).server_port
+        self.port = Loopback(self.answer).server_port
 
     def answer(self, method, path, _headers, _body):
         is_first = "after=" not in path
@@ -151,7 +125,7 @@ class Record:
     def __init__(self, prism_port):
         self.prism_port = prism_port
         self.exchanges = []
-        self.port = Server(self.answer).server_port
+        self.port = Loopback(self.answer).server_port
 
     def answer(self, method, path, headers, body):
         status, answered, content = ask(self.prism_port, method, path, headers.items(), body)

@@ -60,6 +60,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (not .Values.persistence.existingClaim) (lt (include "provident.gibibytes" . | float64) 2.0) -}}
 {{- fail (printf "persistence.size is %s: with less than 2Gi there is no room for what the journal keeps in reserve" .Values.persistence.size) -}}
 {{- end -}}
+{{- if regexMatch "/v1/traces/?$" .Values.tracing.endpoint -}}
+{{- fail "tracing.endpoint is the URL of the collector, without /v1/traces" -}}
+{{- end -}}
 {{- include "provident.checkConfig" . -}}
 {{- include "provident.checkNames" . -}}
 {{- with .Values.okta -}}
@@ -104,9 +107,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if and (not ($config.shutdown).drain_timeout) (lt (int .Values.terminationGracePeriodSeconds) 25) -}}
 {{- fail "terminationGracePeriodSeconds is shorter than a drain may take (shutdown.drain_timeout in config, 20 s): make it 25 or more, or that one shorter" -}}
-{{- end -}}
-{{- if regexMatch "/v1/traces/?$" .Values.tracing.endpoint -}}
-{{- fail "tracing.endpoint is the URL of the collector, without /v1/traces" -}}
 {{- end -}}
 {{- $orgs := $config.orgs | default list -}}
 {{- $of_orgs := dict -}}
